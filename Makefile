@@ -1,0 +1,9 @@
+# Thin names for run.py, which needs nothing but Python. Example: make test ARGS="-k store"
+PYTHON ?= python3
+ARGS ?=
+
+TASKS := setup demo test check bench-distill pin clean
+
+.PHONY: $(TASKS)
+$(TASKS):
+	@$(PYTHON) run.py $@ $(ARGS)

@@ -1,0 +1,85 @@
+"""bench.json as text: one table for speed and memory, one for quality, and the command behind every row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+REUSES = 3
+
+
+def of(result: dict[str, Any]) -> str:
+    plan, machine = result["plan"], result["machine"]
+    skip = result["skip_steps"]
+    caches = {cell["memory"]: cell for cell in result["cache"]}
+    commands: list[str] = []
+    lines = [
+        f"Machine: {machine['processor']}, {machine['cores']} cores, {plan['threads']} threads, "
+        f"Python {machine['python']}. Job: {plan['student_parameters'] / 1e6:.1f}M parameters, "
+        f"{plan['rows_per_step']} rows of {plan['row_tokens']} tokens a step, "
+        f"{plan['documents_per_row']:.1f} documents a row, forward KL, {plan['dtype']} arithmetic.",
+        f"Medians of {result['runs']} processes [lowest-highest], each the median of its steps "
+        f"{skip + 1} to {result['timing_steps']}. TRL tuned: {result['micro_rows']} rows a forward pass.",
+        "",
+        "| | allocator | s/step | real tokens/s | in loss/s | cache once | cache x3 | CPU s/step | peak MB | command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in result["train"]:
+        commands.append(cell["command"])
+        lines.append(_train_line(cell, caches[cell["memory"]], len(commands)))
+    lines += [
+        "",
+        "| teacher cache | allocator | tokens/s | bytes/position | peak MB | command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for cell in result["cache"]:
+        commands.append(cell["command"])
+        rate = 1 / cell["s_per_token"]["median"]
+        lines.append(
+            f"| stillproof | {cell['allocator']} | {rate:,.0f} | {cell['bytes_per_position']:.0f} "
+            f"| {_spread(cell['peak_rss_mb'], 0)} | {len(commands)} |"
+        )
+    lines += ["", *_quality(result, commands), "", "Commands:", ""]
+    lines += [f"{number}. `{command}`" for number, command in enumerate(commands, 1)]
+    return "\n".join(lines) + "\n"
+
+
+def _train_line(cell: dict[str, Any], cache: dict[str, Any], number: int) -> str:
+    step_s, tokens = cell["step_wall_s"]["median"], cell["tokens_per_step"]
+    rates = ["", ""]
+    if cell["side"] == "stillproof":
+        cache_s = cache["s_per_token"]["median"] * tokens["real"]
+        rates = [f"{tokens['real'] / (step_s + cache_s / share):,.0f}" for share in (1, REUSES)]
+    return (
+        f"| {cell['side']} | {cell['allocator']} | {_spread(cell['step_wall_s'], 2)} | {tokens['real'] / step_s:,.0f} "
+        f"| {tokens['in_loss'] / step_s:,.0f} | {rates[0]} | {rates[1]} | {cell['step_cpu_s']['median']:.2f} "
+        f"| {_spread(cell['peak_rss_mb'], 0)} | {number} |"
+    )
+
+
+def _quality(result: dict[str, Any], commands: list[str]) -> list[str]:
+    quality, plan = result["quality"], result["plan"]
+    tokens = quality["steps"] * plan["rows_per_step"] * plan["row_tokens"]
+    lines = [
+        f"After {quality['steps']} steps on the same {tokens:,} tokens, on {quality['n_positions']:,} held-out "
+        "positions (one evaluator, one run each; intervals over documents, not over trainings):",
+        "",
+        "| student | KL to the teacher, nats | 95% interval | top-1 agreement | command |",
+        "|---|---|---|---|---|",
+    ]
+    numbers = {}
+    for name, command in zip(("trl tuned", "stillproof"), quality["commands"], strict=True):
+        commands.append(command)
+        numbers[name] = f"{len(commands)}, "
+    commands.append(quality["score_command"])
+    for name, found in quality["models"].items():
+        low, high = found["kl_nats_interval"]
+        lines.append(
+            f"| {name} | {found['kl_nats']:.3f} | {low:.3f}-{high:.3f} | {found['agreement']:.1%} "
+            f"| {numbers.get(name, '')}{len(commands)} |"
+        )
+    return lines
+
+
+def _spread(values: dict[str, Any], decimals: int) -> str:
+    shown = [f"{values[key]:,.{decimals}f}" for key in ("median", "low", "high")]
+    return f"{shown[0]} [{shown[1]}-{shown[2]}]"

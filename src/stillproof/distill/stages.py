@@ -1,0 +1,406 @@
+"""The stages of a run. Each finds what earlier stages left in the run's folder, and does nothing twice.
+
+generate  the teacher answers the prompts, training and held-out
+cache     the teacher's distributions on the training rows
+train     the control's first steps, the pre-flight, the student, the rest of the control
+eval      retention on held-out text, beside the untrained student and the control
+ship      the student as a folder that transformers loads
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stillproof import allocator
+from stillproof.config import DistillConfig
+from stillproof.distill.card import Start
+from stillproof.distill.run_folder import Run, ask_terms, write_json
+from stillproof.errors import InputError
+from stillproof.exchange import Sampling, sha256_of
+from stillproof.lineage import version
+from stillproof.progress import Event
+from stillproof.store import Store
+from stillproof.teacher import Request, identify
+from stillproof.teacher.weights import hash_chat_template, hash_tokenizer
+
+if TYPE_CHECKING:
+    from stillproof.distill.cache import CacheKey
+    from stillproof.distill.pack import Rows
+    from stillproof.distill.train import Trained
+
+Stage = Callable[[Run], dict[str, Any]]
+
+
+def generate_stage(run: Run) -> dict[str, Any]:
+    """The teacher answers training and held-out prompts. Where the text is given, nobody is asked."""
+    if run.config.data.text == "given":
+        return {"n_exchanges": 0}
+    run.ask_teacher(run.requests((*run.parted.train.items, *run.parted.heldout.items)))
+    store = Store.open(run.store_path)
+    return {"n_exchanges": len(store), "store": str(run.store_path), "store_digest": store.digest}
+
+
+def cache_stage(run: Run) -> dict[str, Any]:
+    """The teacher's distributions on the training rows. A loss on the text alone needs none."""
+    if not run.config.soft_targets:
+        return {"n_positions": 0}
+    from stillproof.distill import cache
+
+    folder = run.out / "cache"
+    built = cache.build(
+        run.teacher_model(),
+        run.rows,
+        _cache_key(run),
+        folder,
+        batch_rows=run.config.cache.batch_rows,
+        audit_share=run.config.cache.audit_share,
+        seed=run.config.seed,
+        on_event=run.on_event,
+    )
+    kept = {name: built.manifest[name] for name in ("n_positions", "bytes", "fidelity")}
+    return {"folder": str(folder), **kept}
+
+
+def train_stage(run: Run) -> dict[str, Any]:
+    """The control's first steps, the pre-flight, the student, the rest of the control."""
+    config = run.config.train
+    made: dict[str, Any] = {"preflight": None, "control": None}
+    # Of its own text the teacher is always the better model: there is nothing to find out.
+    is_open = run.config.data.text == "given" and run.config.has_teacher_weights
+    if config.control and config.preflight_steps and is_open:
+        made["preflight"] = _preflight(run)
+    made["student"] = _report(run, "train", _train(run, "train"))
+    if config.control:
+        made["control"] = _report(run, "control", _train(run, "control"))
+    return made
+
+
+def eval_stage(run: Run) -> dict[str, Any]:
+    """Retention on held-out text, beside the untrained student and the control."""
+    students = {"init": run.fresh_student().eval(), "student": run.trained("train")}
+    if run.config.train.control:
+        students["control"] = run.trained("control")
+    result: dict[str, Any] = {}
+    if run.config.has_teacher_weights:
+        models = {"teacher": run.teacher_model(), **students}
+        result |= _retention(run, models, run.heldout_rows, "held-out text")
+        result["elsewhere"] = {
+            source: _retention(run, models, run.elsewhere_rows(source), source) for source in run.config.eval.elsewhere
+        }
+    if run.config.eval.answers:
+        result |= _answers(run, students)
+    result["gate"] = _gate(run.config, result)
+    write_json(run.out / "retention.json", result)
+    return result
+
+
+def ship_stage(run: Run) -> dict[str, Any]:
+    """The student as a folder that transformers loads. Raises InputError where it was not evaluated."""
+    from stillproof.distill.ship import ship
+
+    measured = run.out / "retention.json"
+    if not measured.exists():
+        raise InputError("not evaluated yet", str(run.out), "run the stage eval first")
+    folder = run.out / "student"
+    shutil.rmtree(folder, ignore_errors=True)
+    train = run.parted.train
+    ship(
+        run.trained("train"),
+        run.tokenizer,
+        out=folder,
+        name=run.config.name,
+        identity=run.identity,
+        init=_start(run),
+        verdict=run.verdict,
+        config=_without_local_paths(run.config),
+        retention=json.loads(measured.read_text(encoding="utf-8")),
+        data={
+            "sources": [{"name": _public(train.source), "digest": train.digest, "text": run.config.data.text}],
+            "n_documents": len(train.items),
+            "n_tokens": run.rows.n_tokens,
+            "rows_digest": run.rows.digest,
+        },
+        data_order=_data_order(run),
+        created=datetime.now(UTC),
+    )
+    return {"student_dir": str(folder)}
+
+
+STAGES: dict[str, Stage] = {
+    "generate": generate_stage,
+    "cache": cache_stage,
+    "train": train_stage,
+    "eval": eval_stage,
+    "ship": ship_stage,
+}
+
+
+def timed(run: Run, name: str) -> dict[str, Any]:
+    """A stage's result, with the seconds it took in this call."""
+    started = time.monotonic()
+    return STAGES[name](run) | {"duration_s": round(time.monotonic() - started, 2)}
+
+
+def finish(run: Run, started_s: float, made: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The result of a whole run, as `--json` prints it; written to result.json, with a page to look at."""
+    from stillproof.report import to_html
+
+    student = made["train"]["student"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {
+        "name": run.config.name,
+        "gate": made["eval"]["gate"],
+        "terms": run.verdict.to_json(),
+        "retention": made["eval"],
+        "n_tokens": student["n_tokens"],
+        "duration_s": round(time.monotonic() - started_s, 1),
+        "tokens_per_s": student["tokens_per_s"],
+        "peak_rss_mb": round(peak / (1024**2 if sys.platform == "darwin" else 1024)),
+        "allocator": allocator.in_use(),
+        "dtype": run.dtype,
+        "stages": {name: result for name, result in made.items() if name != "eval"},
+        "student_dir": made["ship"]["student_dir"],
+    }
+    write_json(run.out / "result.json", result)
+    curves = [row for which, name in (("train", "student"), ("control", "control")) for row in _curve(run, which, name)]
+    to_html(result | {"metrics": curves}, run.out / "retention.html")
+    return result
+
+
+# --- training -------------------------------------------------------------------------------------------------
+
+
+def _train(run: Run, which: Literal["train", "control"], until_step: int | None = None) -> Trained:
+    from stillproof.distill import train as training
+    from stillproof.distill.cache import Cache
+
+    config, rows, targets_of = run.config.train, run.rows, None
+    if which == "control":
+        # As many steps as the student takes, whatever the length of the control's own text.
+        n_steps = len(training.schedule(len(rows), config, run.config.seed))
+        rows = run.control_rows
+        epochs = -(-n_steps * config.rows_per_step // len(rows)) + 1
+        update = {"loss": "cross_entropy", "max_steps": n_steps, "epochs": max(epochs, config.epochs)}
+        config = config.model_copy(update=update)
+    elif run.config.soft_targets:
+        stored = Cache(run.out / "cache")
+        stored.check(_cache_key(run))
+        targets_of = stored.targets
+    return training.train(
+        run.fresh_student(),
+        rows,
+        targets_of,
+        config,
+        run.out / which,
+        n_vocab=run.n_vocab,
+        seed=run.config.seed,
+        dtype=run.dtype,
+        stage=which,
+        until_step=until_step,
+        on_event=run.on_event,
+    )
+
+
+def _preflight(run: Run) -> dict[str, Any]:
+    """Is the teacher better on held-out text than a student trained for a few steps on the text alone?
+
+    Distillation copies a bad teacher faithfully, so it is worth a warning before the long part begins. The steps are
+    the control's own first ones, and are not lost.
+    """
+    from stillproof.distill import retention as measure
+
+    path = run.out / "preflight.json"
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    steps = run.config.train.preflight_steps
+    _train(run, "control", steps)
+    models = {"teacher": run.teacher_model(), "student": run.trained("control")}
+    scores = measure.score(models, run.heldout_rows.take(slice(0, 8)), n_vocab=run.n_vocab, dtype=run.dtype)
+    n = scores.n_positions.sum()
+    teacher, student = (float(np.exp(scores.nll_nats[name].sum() / n)) for name in ("teacher", "student"))
+    warning = (
+        f"after {steps} steps of plain training the student's perplexity on held-out text ({student:.2f}) is no worse "
+        f"than the teacher's ({teacher:.2f}): this teacher has little to teach here, and distillation copies what it "
+        "lacks"
+    )
+    found = {
+        "steps": steps,
+        "perplexity_teacher": teacher,
+        "perplexity_quick_student": student,
+        "warning": warning if teacher >= student else None,
+    }
+    write_json(path, found)
+    note = found["warning"] or f"the teacher is better than a quick student: perplexity {teacher:.2f} to {student:.2f}"
+    run.on_event(Event(stage="preflight", done=1, total=1, note=note))
+    return found
+
+
+def _report(run: Run, which: str, trained: Trained) -> dict[str, Any]:
+    """Counts and speed over all calls that trained it, read from the metrics, so that a resumed run tells the same."""
+    steps = _metrics(run, which)
+    seconds = sum(step["step_s"] for step in steps)
+    return {
+        "n_steps": trained.step,
+        "n_tokens": trained.n_tokens,
+        "last_loss_nats": steps[-1]["loss_nats"],
+        "train_s": round(seconds, 2),
+        "tokens_per_s": round(trained.n_tokens / seconds, 1),
+    }
+
+
+def _metrics(run: Run, which: str) -> list[dict[str, float]]:
+    path = run.out / which / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _curve(run: Run, which: str, model: str) -> list[dict[str, Any]]:
+    return [{"step": row["step"], "loss": row["loss_nats"], "model": model} for row in _metrics(run, which)]
+
+
+def _cache_key(run: Run) -> CacheKey:
+    from stillproof.distill.cache import CacheKey
+
+    record = run.verdict.record
+    return CacheKey(
+        teacher=run.identity.digest,
+        tokenizer=hash_tokenizer(run.tokenizer),
+        chat_template=hash_chat_template(run.tokenizer),
+        rows=run.rows.digest,
+        n_vocab=run.n_vocab,
+        top_k=run.config.cache.top_k,
+        dtype=run.dtype,
+        terms=None if record is None else record.id,
+    )
+
+
+def _data_order(run: Run) -> Path:
+    """Which rows each step read: a student carries the order of its data, so that its descent can be tested."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from stillproof.distill.train import schedule
+
+    steps = schedule(len(run.rows), run.config.train, run.config.seed)
+    row = np.concatenate(steps)
+    step = np.repeat(np.arange(len(steps)), [len(batch) for batch in steps])
+    digests = [sha256_of(ids.tolist()) for ids in run.rows.input_ids]
+    columns = {"step": pa.array(step, pa.int32()), "row": pa.array(row, pa.int32())}
+    columns["row_sha256"] = pa.array([digests[number] for number in row]).dictionary_encode()
+    path = run.out / "data_order.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd")
+    return path
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------
+
+
+def _retention(run: Run, models: Mapping[str, Any], rows: Rows, what: str) -> dict[str, Any]:
+    from stillproof.distill import retention as measure
+    from stillproof.finding import Run as Recomputed
+
+    config = run.config.eval
+    run.on_event(Event(stage="eval", done=0, note=f"scoring {rows.n_targets:,} positions of {what}"))
+    n_bytes = _bytes_scored(rows, run.tokenizer)
+    scores = measure.score(models, rows, n_vocab=run.n_vocab, n_bytes=n_bytes, dtype=run.dtype)
+    return measure.retention(
+        scores,
+        confidence=config.confidence,
+        resamples=config.resamples,
+        seed=run.config.seed,
+        run=Recomputed(
+            command="stillproof distill eval --config config.json --out . --if-exists resume",
+            config_sha256=sha256_of(run.config.model_dump(mode="json")),
+            stillproof=version(),
+            seed=run.config.seed,
+        ),
+    )
+
+
+def _bytes_scored(rows: Rows, tokenizer: Any) -> np.ndarray:
+    """UTF-8 bytes of the scored tokens of each document, shape [n_documents]; the end token has none."""
+    row, position = np.nonzero(rows.targets_mask)
+    document, ids = rows.document[row, position], rows.input_ids[row, position + 1]
+    n_bytes = np.zeros(int(document.max()) + 1)
+    for number in np.unique(document):
+        own = ids[(document == number) & (ids != tokenizer.eos_token_id)]
+        n_bytes[number] = len(tokenizer.decode(own.tolist()).encode())
+    return n_bytes
+
+
+def _answers(run: Run, students: Mapping[str, Any]) -> dict[str, Any]:
+    """Exact match of everybody's answers to held-out prompts, at temperature 0."""
+    from stillproof.distill import retention as measure
+
+    config = run.config.eval
+    items = [item for item in run.parted.heldout.items if item.messages and item.response is not None]
+    items = items[: config.max_answers]
+    if not items:
+        raise InputError("no held-out prompt has a gold answer", run.parted.heldout.source, "set eval.answers=false")
+    requests = [Request(item.messages, Sampling(temperature=0.0, max_tokens=config.answer_tokens)) for item in items]
+    run.ask_teacher(requests)
+    by_key = {item.request_key: item.response for item in run.answers(requests)}
+    answers = {"teacher": [by_key.get(request.key(run.identity.model)) for request in requests]}
+    for name, model in students.items():
+        run.on_event(Event(stage="eval", done=0, total=len(items), unit="answers", note=f"{name} answers"))
+        prompts = [item.messages for item in items]
+        answers[name] = measure.answer_prompts(
+            model, run.tokenizer, prompts, max_tokens=config.answer_tokens, batch_size=64
+        )
+    gold = [item.response or "" for item in items]
+    return dict(measure.exact_match(answers, gold, pattern=config.answer_pattern, confidence=config.confidence))
+
+
+def _gate(config: DistillConfig, result: Mapping[str, Any]) -> str | None:
+    """Which of the config's gates the student did not pass; None where it passed all."""
+    kl, most = result.get("kl_student_nats"), config.eval.max_kl_nats
+    if most is not None and kl is not None and kl > most:
+        return f"the student's KL of {kl:.3f} nats is above eval.max_kl_nats = {most}"
+    least = config.eval.min_answer_share
+    if least is not None and result["exact_match_student"] < least * result["exact_match_teacher"]:
+        return f"the student's exact match {result['exact_match_student']:.3f} is below {least} of the teacher's"
+    return None
+
+
+# --- what the shipped folder says -----------------------------------------------------------------------------
+
+
+def _start(run: Run) -> Start:
+    """The model that the student's first weights came from, and the verdict on its own terms."""
+    source = run.start_source
+    kind = "smollm2" if source == "smollm2" else "gguf" if source.endswith(".gguf") else "weights"
+    model = "" if kind == "smollm2" else source
+    teacher = run.config.teacher.model_copy(update={"kind": kind, "model": model, "base_urls": ()})
+    layers = None if run.config.student.model else run.layers_kept(_n_layers(run))
+    detail = None if layers is None else f"layers {', '.join(map(str, layers))} of {_n_layers(run)}"
+    return Start(identify(teacher), ask_terms(run.config, teacher, derivative=True), detail)
+
+
+def _n_layers(run: Run) -> int:
+    from stillproof.teacher.weights import load_weights
+
+    return int(load_weights(run.start_source)[0].config.num_hidden_layers)
+
+
+def _without_local_paths(config: DistillConfig) -> DistillConfig:
+    """The config as it may be published: a path on this machine is reduced to its last part."""
+
+    def public(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: public(inner) for name, inner in value.items()}
+        return _public(value) if isinstance(value, str) else value
+
+    return DistillConfig.model_validate(public(config.model_dump(mode="json")))
+
+
+def _public(text: str) -> str:
+    return Path(text).name if "://" not in text and ("/" in text or "\\" in text) and Path(text).exists() else text
