@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import time
@@ -38,15 +37,13 @@ def peak_rss_mb() -> float:
 
 
 def allocator() -> str:
-    """What serves malloc here: 'tcmalloc', 'jemalloc', 'glibc', or 'glibc, freed memory kept by environment'."""
+    """What serves malloc here: 'tcmalloc', 'jemalloc', 'glibc' or 'unknown'."""
     maps = Path("/proc/self/maps")
     loaded = maps.read_text(errors="replace") if maps.exists() else ""
     for name in ("tcmalloc", "jemalloc", "mimalloc"):
         if f"lib{name}" in loaded:
             return name
-    if platform.libc_ver()[0] != "glibc":
-        return "unknown"
-    return "glibc, freed memory kept by environment" if "MALLOC_MMAP_MAX_" in os.environ else "glibc"
+    return "glibc" if platform.libc_ver()[0] == "glibc" else "unknown"
 
 
 def write(path: Path, row: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """stillproof's side of the comparison, and what both sides share: the job before, the evaluator after.
 
     ours.py prepare --work WORK --recipe TOML [--steps N] [section.key=value ...]
-    ours.py cache   --work WORK --out JSON [--steps N] [--keep-freed] [--save FOLDER]
-    ours.py train   --work WORK --out JSON [--steps N] [--keep-freed] [--save FOLDER]
+    ours.py cache   --work WORK --out JSON [--steps N] [--save FOLDER]
+    ours.py train   --work WORK --out JSON [--steps N] [--save FOLDER]
     ours.py score   --work WORK --out JSON NAME=FOLDER ...
 
 Each call is one process that measures one thing, so that its peak memory is its own.
@@ -50,7 +50,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--keep-freed", action="store_true", help="as the stillproof command does: see allocator.py")
     parser.add_argument("--save", type=Path)
     return parser.parse_intermixed_args()
 
@@ -219,9 +218,9 @@ def read_job(arguments: argparse.Namespace, all_rows: bool = False) -> tuple[dic
 
 
 def begin(arguments: argparse.Namespace, plan: dict[str, Any]) -> str:
-    """Set threads and allocator before the first tensor; say which allocator is in force."""
+    """Set threads before the first tensor; say which allocator is in force."""
     torch.set_num_threads(plan["threads"])
-    return allocator.keep_freed_memory() if arguments.keep_freed else allocator.in_use()
+    return allocator.in_use()
 
 
 def train_config(config: DistillConfig, plan: dict[str, Any]) -> TrainConfig:

@@ -30,16 +30,9 @@ import table
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-ALLOCATORS = ("glibc", "kept", "tcmalloc")
+ALLOCATORS = ("glibc", "tcmalloc")
 SIDES = ("trl default", "trl tuned", "stillproof")
 MICRO_ROWS = (1, 2, 4, 8)
-# As mallopt in allocator.py, in the words that glibc reads from the environment.
-KEPT = {
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
 
 
 def main() -> int:
@@ -115,7 +108,7 @@ class Bench:
             words += ["--threads", str(arguments.threads)]
         self.run("prepare", [*self.ours("prepare"), *words], {})
         # The cache that every training run reads; the timed passes write theirs elsewhere.
-        words = ["--keep-freed", "--save", str(self.work / "cache"), "--out", str(self.raw / "cache-all.json")]
+        words = ["--save", str(self.work / "cache"), "--out", str(self.raw / "cache-all.json")]
         self.run("cache-all", [*self.ours("cache"), *words], {})
 
     def tune(self) -> int:
@@ -162,12 +155,11 @@ class Bench:
         command += ["--settings", settings, "--steps", str(steps or self.arguments.timing_steps)]
         command += ["--micro-rows", str(micro_rows)] if micro_rows else []
         command += ["--save", str(save)] if save else []
-        environment = {"TRL_EXPERIMENTAL_SILENCE": "1", **(KEPT if memory == "kept" else {})}
-        self.run(name, [*command, "--out", str(self.raw / f"{name}.json")], environment | preload(memory))
+        environment = {"TRL_EXPERIMENTAL_SILENCE": "1", **preload(memory)}
+        self.run(name, [*command, "--out", str(self.raw / f"{name}.json")], environment)
 
     def stillproof(self, name: str, job: str, memory: str, steps: int | None = None, save: Path | None = None) -> None:
         command = [*self.ours(job), "--steps", str(steps or self.arguments.timing_steps)]
-        command += ["--keep-freed"] if memory == "kept" else []
         command += ["--save", str(save)] if save else []
         self.run(name, [*command, "--out", str(self.raw / f"{name}.json")], preload(memory))
 

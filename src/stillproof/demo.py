@@ -52,7 +52,7 @@ def run(out: Path, if_exists: IfExists = "fail", on_event: OnEvent = ignore) -> 
 
 
 def laptop_config() -> DistillConfig:
-    """recipes/laptop.toml with a sixth of its tokens."""
+    """recipes/laptop.toml with an eighth of its tokens."""
     from stillproof.config import DistillConfig
 
     return DistillConfig.model_validate(
@@ -63,7 +63,7 @@ def laptop_config() -> DistillConfig:
                 "heldout": "word-problems:test",
                 "text": "given",
                 "form": "plain",
-                "max_tokens": 57_344,
+                "max_tokens": 40_960,
                 "heldout_tokens": 6_144,
             },
             "train": {"preflight_steps": 4, "checkpoint_steps": 20},
@@ -72,7 +72,7 @@ def laptop_config() -> DistillConfig:
 
 
 def black_box_config(url: str, student: Path) -> DistillConfig:
-    """recipes/black_box.toml with one epoch, against the endpoint that this demo serves."""
+    """recipes/black_box.toml with one epoch on 600 messages, against the endpoint that this demo serves."""
     from stillproof.config import DistillConfig
 
     return DistillConfig.model_validate(
@@ -85,11 +85,16 @@ def black_box_config(url: str, student: Path) -> DistillConfig:
                 "licence": "apache-2.0",
                 "concurrency": 64,
             },
-            "data": {"train": "intents:unlabelled", "control": "intents:gold", "heldout": "intents:test"},
+            "data": {
+                "train": "intents:unlabelled",
+                "control": "intents:gold",
+                "heldout": "intents:test",
+                "max_documents": 600,
+            },
             "generate": {"temperature": 0.0, "max_tokens": 8},
             "student": {"model": str(student)},
             "train": {"loss": "cross_entropy", "learning_rate": 6e-4, "checkpoint_steps": 20},
-            "eval": {"answers": True, "max_answers": 200, "answer_tokens": 8},
+            "eval": {"answers": True, "max_answers": 150, "answer_tokens": 8},
         }
     )
 

@@ -8,6 +8,7 @@ on a machine without torch.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -198,8 +199,9 @@ def _declare_special_tokens(tokenizer: Any, metadata: Mapping[str, Any]) -> None
 
 
 def _card(path: Path, metadata: Mapping[str, Any], name: str | None) -> str:
-    licence = metadata.get("general.license")
-    front = f"---\nlicense: {licence}\nlibrary_name: transformers\n---\n" if licence else ""
+    # Metadata come from whoever made the file: a line break must not add keys to the card's front matter.
+    licence = " ".join(str(metadata.get("general.license") or "").split())
+    front = f"---\nlicense: {json.dumps(licence)}\nlibrary_name: transformers\n---\n" if licence else ""
     title = name or metadata.get("general.name") or path.stem
     by = metadata.get("general.organization")
     return (

@@ -8,6 +8,8 @@
   on `test` has understood messages worded in ways that it never saw.
 - `prompts`: requests to a general small assistant, for a teacher to answer. Written for this project
   (`data/prompts.toml`, Apache-2.0).
+- `word_problems`: arithmetic word problems with worked solutions, in splits for training and test and one of new
+  situations. Written for this project (`data/word_problems.toml`, Apache-2.0).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Iterable
 from stillproof.distill.builtin.intents import INTENT_SIZES, intent_labels, intents, intents_gold
 from stillproof.distill.builtin.prompts import prompts
 from stillproof.distill.builtin.python_docs import python_docs
+from stillproof.distill.builtin.word_problems import WORD_PROBLEM_SIZES, word_problems
 from stillproof.exchange import Exchange, sha256_of
 
 __all__ = [
@@ -24,17 +27,21 @@ __all__ = [
     "INTENT_SIZES",
     "PROMPTS_LICENCE",
     "PYTHON_DOCS_LICENCE",
+    "WORD_PROBLEMS_LICENCE",
+    "WORD_PROBLEM_SIZES",
     "corpus_digest",
     "intent_labels",
     "intents",
     "intents_gold",
     "prompts",
     "python_docs",
+    "word_problems",
 ]
 
 PYTHON_DOCS_LICENCE = "PSF-2.0"
 INTENTS_LICENCE = "Apache-2.0"
 PROMPTS_LICENCE = "Apache-2.0"
+WORD_PROBLEMS_LICENCE = "Apache-2.0"
 
 
 def corpus_digest(exchanges: Iterable[Exchange]) -> str:

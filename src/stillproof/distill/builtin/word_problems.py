@@ -33,8 +33,8 @@ _ATTEMPTS = 2_000
 _DRAW = re.compile(r"(\$?)(\w+) (\d+)\.\.(\d+)(?: by (\d+))?")
 _EQUATION = re.compile(r"(\$?)(\w+) = (.+)")
 _SLOT = re.compile(r"\{(=?)(\w+)\}")
-# 'a' before a vowel, and before 8, 11 and 18 however they go on; 'a one-way ticket', 'a uniform' and 'a used car' keep it.
-_BEFORE_A_VOWEL = re.compile(r"\b([Aa]) (?=(?!one\b|once\b|uni|use|eu)[aeiou]|8|11\b|18\b)")
+# 'a' that has to be 'an': before a vowel that is heard (not in 'one', 'uniform' or 'used'), and before 8, 11 and 18.
+_BEFORE_A_VOWEL = re.compile(r"\b([Aa]) (?=(?!one\b|once\b|uni|use|eu)[aeiouAEIOU]|8|11\b|18\b)")
 _SENTENCE_START = re.compile(r"(^|[.?!] )([a-z])")
 _PRONOUNS = {"she": ("she", "he"), "her": ("her", "his"), "them": ("her", "him"), "herself": ("herself", "himself")}
 
@@ -75,7 +75,8 @@ def word_problems(split: WordProblemSplit) -> list[Exchange]:
 
     `train` and `test` tell of the same situations and share no problem; `new` tells of situations that neither has.
     WORD_PROBLEM_SIZES has their sizes. The same on every machine and Python version. Scenarios take turns, in an
-    order shuffled anew every round, so that any prefix is varied. Amounts of money are given as $3 or $3.50.
+    order shuffled anew every round, so that any prefix is varied. Money is written as $3 or $3.50: the pattern
+    `The answer is \\$?(\\d+(?:\\.\\d\\d)?)\\.` finds every answer.
     """
     detail = f"word-problems:{split}"
     return list(with_ids(document(item.solution, detail, (Message("user", item.text),)) for item in _problems(split)))
@@ -154,12 +155,12 @@ def _sensible(entries: Sequence[str], rng: Random) -> dict[str, _Quantity] | Non
             found[key] = _Quantity(value, shown, shown)
         elif equation:
             money, key, expression = equation.groups()
-            value = evaluate(expression, {key: quantity.value for key, quantity in found.items()})
+            value = _evaluated(expression, {key: quantity.value for key, quantity in found.items()})
             if value is None or value < _LEAST:
                 return None
             shown = _shown(value, money)
             found[key] = _Quantity(value, shown, f"{_spelled(expression, found)} = {shown}")
-        elif not evaluate(entry, {key: quantity.value for key, quantity in found.items()}):
+        elif not _evaluated(entry, {key: quantity.value for key, quantity in found.items()}):
             return None
     return found
 
@@ -182,7 +183,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
 }  # fmt: skip
 
 
-def evaluate(expression: str, values: Mapping[str, int]) -> int | None:
+def _evaluated(expression: str, values: Mapping[str, int]) -> int | None:
     """The value of an expression in whole numbers, names, + - * // and one comparison (1 where it holds, else 0).
 
     // is exact division: None where it leaves a remainder. Raises InputError on anything else, and on unknown names.
@@ -234,7 +235,8 @@ def _words(lists: Mapping[str, list[str]], rng: Random) -> dict[str, str]:
 def _told(sentences: Sequence[Sequence[str]], slots: Mapping[str, str], rng: Random) -> str:
     """A wording of each sentence with its slots filled, 'a' or 'an' put right, and capitals at the beginnings."""
     text = " ".join(_choice(wordings, rng) for wordings in sentences)
-    text = _SLOT.sub(lambda match: slots[match[1] + match[2]], text)
+    for _ in range(2):  # a word may have a slot of its own, as "{her} garden"
+        text = _SLOT.sub(lambda match: slots[match[1] + match[2]], text)
     text = _BEFORE_A_VOWEL.sub(r"\1n ", text)
     return _SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
 

@@ -2,7 +2,9 @@
 
     source                    what it gives
     python-docs               built in: plain documents
-    intents:SPLIT             built in: prompts, with gold answers in splits teach and test; `intents` is unlabelled
+    word-problems:SPLIT       built in: problems with worked solutions; splits train, test, new; alone it is train
+    intents:SPLIT             built in: prompts, with gold answers in splits teach, test and gold (which is unlabelled
+                              with our answers); `intents` alone is unlabelled
     prompts                   built in: requests to a general small assistant, without answers
     FILE.jsonl                a row a line: fields of `DataConfig`, chat `messages`, or exchanges of `write_jsonl`
     FILE.json                 an array of rows, or of a split that `label_map` names; a row may be [prompt, answer]
@@ -21,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stillproof.distill.corpus.formats import (
     BadLine,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["BadLine", "Documents", "Parted", "TxtUnit", "check_no_overlap", "read_documents", "read_prompts", "split"]
 
 BAD_LINES_SHOWN = 20
+
+_Split = TypeVar("_Split", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +166,9 @@ def _shown(bad: list[BadLine]) -> str:
 
 def _items(source: str, data: DataConfig, txt_unit: TxtUnit) -> Iterator[Exchange | BadLine]:
     name, _, part = source.partition(":")
-    if name == "python-docs":
-        from stillproof.distill.builtin import python_docs
-
-        return iter(python_docs())
-    if name == "prompts":
-        from stillproof.distill.builtin import prompts
-
-        return iter(prompts())
-    if name == "intents":
-        return iter(_intents(part or "unlabelled"))
+    built_in = _built_in(name, part)
+    if built_in is not None:
+        return iter(built_in)
     if name == "hub":
         return _from_rows(_hub_rows(part, data.label_map), data, source)
     path = Path(source)
@@ -180,13 +177,30 @@ def _items(source: str, data: DataConfig, txt_unit: TxtUnit) -> Iterator[Exchang
     return _of_file(path, data, txt_unit)
 
 
-def _intents(split_name: str) -> list[Exchange]:
-    from stillproof.distill.builtin import INTENT_SIZES, intents
+def _built_in(name: str, part: str) -> list[Exchange] | None:
+    """A corpus of `stillproof.distill.builtin`; None where `name` is none of them."""
+    from stillproof.distill import builtin
 
-    for known in INTENT_SIZES:
+    match name:
+        case "python-docs":
+            return builtin.python_docs()
+        case "prompts":
+            return builtin.prompts()
+        case "word-problems":
+            return builtin.word_problems(_known(part or "train", builtin.WORD_PROBLEM_SIZES, name))
+        case "intents" if part == "gold":
+            return builtin.intents_gold()
+        case "intents":
+            return builtin.intents(_known(part or "unlabelled", builtin.INTENT_SIZES, name, "gold"))
+    return None
+
+
+def _known(split_name: str, sizes: dict[_Split, int], corpus: str, *more: str) -> _Split:
+    """`split_name` as one of the splits that have a size. Raises InputError, which offers `more` besides."""
+    for known in sizes:
         if known == split_name:
-            return intents(known)
-    raise InputError(f"no split {split_name!r}", "intents", f"use one of {', '.join(INTENT_SIZES)}")
+            return known
+    raise InputError(f"no split {split_name!r}", corpus, f"use one of {', '.join([*sizes, *more])}")
 
 
 def _of_file(path: Path, data: DataConfig, txt_unit: TxtUnit) -> Iterator[Exchange | BadLine]:
@@ -194,7 +208,7 @@ def _of_file(path: Path, data: DataConfig, txt_unit: TxtUnit) -> Iterator[Exchan
         raise InputError(
             "no such file, store or built-in corpus",
             str(path),
-            "give a path, hub:NAME, python-docs, intents or prompts",
+            "give a path, hub:NAME, word-problems, python-docs, intents or prompts",
         )
     match path.suffix.lower():
         case ".jsonl":
