@@ -113,8 +113,8 @@ def test_the_same_problems_come_in_the_same_order_in_every_python_version(
     problems: dict[WordProblemSplit, list[Exchange]],
 ) -> None:
     assert {split: corpus_digest(items) for split, items in problems.items()} == {
-        "train": "d97bbedc4bf5d90b9577e463843aad628e06466d97cf0047c106192c7fb4fb21",
-        "test": "89f43402322b8f4ba1c46c6f660eef5d566a5484f5694f6a9c37b5886741de80",
+        "train": "6957d145ffe5eb7ff07b296b948f29f408e6a08c09b812df0f73dfc7bbeeb659",
+        "test": "701891d3808cfeba69539a5e51af6da3c87e4a3cd112c41510176208d5397d1d",
         "new": "d9a54634bccebe2f313b25502e171ab4fbcc19a1192f8e4fd0a0bafc479fa7ae",
     }
     _problems.cache_clear()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.tiny_model import tiny_model, tiny_tokenizer
 
-from stillproof.distill import forward
+from stillproof.distill import cache, forward
 from stillproof.distill.cache import Cache, CacheKey, build
 from stillproof.distill.pack import pack
 from stillproof.errors import InputError, MismatchError
@@ -64,6 +64,23 @@ def test_a_full_vocabulary_cache_loses_only_rounding(tmp_path):
     rows, key = rows_and_key(top_k=261)
     fidelity = build(tiny_model(), rows, key, tmp_path, audit_share=1.0).manifest["fidelity"]
     assert abs(fidelity["kl_uniform_tail_nats"]) < 1e-3
+
+
+def test_an_audit_of_nothing_is_none_and_still_valid_json(tmp_path):
+    rows, key = rows_and_key()
+    assert build(tiny_model(), rows, key, tmp_path, audit_share=0.0).manifest["fidelity"] is None
+
+
+def test_the_audit_reads_the_shards_and_not_the_teacher_alone(tmp_path):
+    rows, key = rows_and_key()
+    good = build(tiny_model(), rows, key, tmp_path / "good", audit_share=0.5).manifest["fidelity"]
+    other = tmp_path / "other"
+    cache._begin(other, rows, key, 64) if other.mkdir() is None else None
+    for number, part in enumerate([rows.take(slice(0, 64)), rows.take(slice(64, 128))]):
+        if len(part):
+            cache._write_shard(other / f"shard-{number:05d}.arrow", *cache._score(tiny_model(seed=9), part, key, 8))
+    bad = build(tiny_model(), rows, key, other, audit_share=0.5).manifest["fidelity"]
+    assert bad["kl_uniform_tail_nats"] > good["kl_uniform_tail_nats"] + 0.1
 
 
 def test_a_half_made_cache_goes_on_and_ends_with_the_same_bytes(tmp_path):

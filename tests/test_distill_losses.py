@@ -92,6 +92,19 @@ def test_kl_of_a_student_that_equals_the_teacher_is_zero_and_has_no_gradient():
     assert float(leaf.grad.abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("tail", [1e-4, 1e-6, 1e-8])
+def test_the_tails_gradient_is_exact_for_a_sharp_student(tail):
+    v = 50
+    logits = torch.full((1, v), 0.0, dtype=torch.float64)
+    logits[0, 1:] = torch.log(torch.tensor(tail / (v - 1), dtype=torch.float64))
+    head, hidden = torch.eye(v), logits.float().requires_grad_()
+    targets = SparseTargets(torch.tensor([[0]]), torch.log(torch.tensor([[0.999]])), torch.tensor([1e-3]))
+    forward_kl(hidden, head, torch.tensor([0]), targets, 0.0).backward()
+    q = logits.softmax(1)
+    exact = (q[0, 1:] * (1 - 1e-3 / q[0, 1:].sum())).sum()
+    assert hidden.grad[0, 1:].sum().item() == pytest.approx(exact.item(), rel=1e-3)
+
+
 def test_a_student_that_is_certain_of_the_wrong_token_gets_a_finite_loss_and_gradient():
     hidden = torch.tensor([[200.0]], requires_grad=True)
     head = torch.tensor([[1.0], [0.0], [-1.0]])

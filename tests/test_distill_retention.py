@@ -331,11 +331,20 @@ def test_a_student_nearer_than_the_control_is_found_and_says_what_it_assumes() -
     assert finding.kind == "reference_based"
     assert finding.alpha == 0.05
     assert (finding.n, finding.n_unit, finding.n_reference) == (60, "documents", 9999)
+    assert finding.claim.endswith("than those of a control that took as many steps under plain cross-entropy")
+    assert "the control learned the same text" in finding.assumptions
+    assert any("share wordings or prompts are not" in text and "too narrow" in text for text in finding.assumptions)
     assert any("other seeds" in text for text in finding.assumptions)
     assert finding.run == run
     assert finding.effect is not None
     assert finding.effect.high is not None
     assert finding.effect.high < 1
+
+
+def test_a_control_with_text_of_its_own_is_said_to_have_it() -> None:
+    (row,) = retention(made_scores(), seed=3, resamples=200, control_text="gold answers of its own")["findings"]
+    assert "the control learned gold answers of its own" in row["assumptions"]
+    assert not any("same" in text for text in [row["claim"], *row["assumptions"]])
 
 
 def test_a_student_no_nearer_than_the_control_is_not_found() -> None:

@@ -157,6 +157,7 @@ def test_the_card_shows_every_number_beside_the_untrained_student_and_the_contro
     assert "exact match (%)" not in text
     assert "12,000 positions of 40 held-out documents" in text
     assert "95% confidence" in text
+    assert "took as many steps under plain cross-entropy" in text
     assert "not legal advice" in text
 
 
@@ -198,7 +199,7 @@ def test_the_manifest_holds_parents_config_order_and_retention(tmp_path: Path) -
     assert manifest.config["seed"] == DistillConfig().seed
     assert manifest.data_order == {"file": "data_order.npy", "sha256": lineage.file_sha256(tmp_path / "order.npy")}
     assert manifest.retention["kl_control_nats_interval"] is None
-    assert json.loads((folder / "stillproof_config.json").read_text())["mode"] == "soft_targets"
+    assert json.loads((folder / "stillproof_config.json").read_text())["train"]["loss"] == "forward_kl"
 
 
 # --- duties ---------------------------------------------------------------------------------------------------
@@ -270,6 +271,7 @@ def test_what_the_terms_do_not_carry_is_not_shipped_but_with_a_grant_that_stays_
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert front_of(folder)["license_name"] == "by-recorded-grant"
     assert "`g-7`, by Acme \\*Legal\\*, to us" in text
+    assert "whoever builds on this model has to carry it on" in text
     assert "**deny**" in text if licence else "**unknown**" in text
     grant = lineage.read_manifest(folder).parents[0].grant
     assert grant is not None

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tests.faulty_server import FaultyServer
+from tests.tiny_model import tiny_folder
 
 from stillproof import distill
 from stillproof.config import DistillConfig, load
-from tests.faulty_server import FaultyServer
-from tests.tiny_model import tiny_folder
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 CARD = "---\nlicense: apache-2.0\n---\n"

@@ -1,6 +1,6 @@
 """stillproof's side of the comparison, and what both sides share: the job before, the evaluator after.
 
-    ours.py prepare --work WORK --recipe TOML [--steps N] [section.key=value ...]
+    ours.py prepare --work WORK --recipe TOML --steps N [--one-document] [section.key=value ...]
     ours.py cache   --work WORK --out JSON [--steps N] [--save FOLDER]
     ours.py train   --work WORK --out JSON [--steps N] [--save FOLDER]
     ours.py score   --work WORK --out JSON NAME=FOLDER ...
@@ -11,11 +11,12 @@ Each call is one process that measures one thing, so that its peak memory is its
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ import stillproof
 from stillproof import allocator, stats
 from stillproof.config import DistillConfig, TrainConfig, dump, load
 from stillproof.distill import cache, retention
+from stillproof.distill.admission import open_run
 from stillproof.distill.pack import Rows
-from stillproof.distill.run_folder import open_run
-from stillproof.distill.train import learning_rate, schedule, train
+from stillproof.distill.run_folder import Run
+from stillproof.distill.train import METRICS, learning_rate, schedule, train
 from stillproof.progress import Event, ignore
 from stillproof.teacher.weights import weights_folder
 
@@ -51,6 +53,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--save", type=Path)
+    parser.add_argument("--one-document", action="store_true", help="prepare: one document a row, padded to its end")
     return parser.parse_intermixed_args()
 
 
@@ -58,24 +61,29 @@ def read_arguments() -> argparse.Namespace:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Write the recipe's job, cut to `--steps`: teacher, untrained student, packed rows, and the plan."""
+    """Write the recipe's job, cut to `--steps`: teacher, untrained student, rows, and the plan."""
     config = load(DistillConfig, arguments.recipe, arguments.words)
-    tokens = arguments.steps * config.train.rows_per_step * config.train.row_tokens
+    n_rows = arguments.steps * config.train.rows_per_step
+    tokens = n_rows * config.train.row_tokens
     words = [*arguments.words, f"train.max_steps={arguments.steps}", f"data.max_tokens={tokens}", "train.epochs=1"]
     config = load(DistillConfig, arguments.recipe, words)
     work: Path = arguments.work
     run = open_run(config, work / "run", "replace", ignore)
-    if len(run.rows) < arguments.steps * config.train.rows_per_step:
-        raise SystemExit(f"the corpus gives {len(run.rows)} rows, too few for {arguments.steps} steps")
+    rows = one_document_a_row(run, n_rows) if arguments.one_document else run.rows
+    if len(rows) < n_rows:
+        raise SystemExit(f"the corpus gives {len(rows)} rows, too few for {arguments.steps} steps")
     student = run.fresh_student()
     student.save_pretrained(work / "student_init")
-    save_rows(work / "train.npz", run.rows)
+    save_rows(work / "train.npz", rows)
     save_rows(work / "heldout.npz", run.heldout_rows)
-    steps = schedule(len(run.rows), config.train, config.seed)
+    steps = schedule(len(rows), config.train, config.seed)
     # The peer reads its rows front to back: they lie in the order in which our schedule takes them.
-    np.save(work / "peer_ids.npy", run.rows.input_ids[np.concatenate(steps)])
+    peers = rows.take(np.concatenate(steps))
+    np.save(work / "peer_ids.npy", peers.input_ids)
+    np.save(work / "peer_lengths.npy", (peers.document >= 0).sum(axis=1))
     source = "smollm2" if config.teacher.kind == "smollm2" else config.teacher.model
     plan = {
+        "asked": asked(arguments),
         "config": config.model_dump(mode="json"),
         "threads": arguments.threads or cores(),
         "seed": config.seed,
@@ -89,15 +97,41 @@ def prepare(arguments: argparse.Namespace) -> None:
         "teacher_folder": str(weights_folder(source)),
         "n_vocab": run.n_vocab,
         "dtype": run.dtype,
-        "rows_digest": run.rows.digest,
+        "rows_digest": rows.digest,
         "teacher_digest": run.identity.digest,
-        "documents_per_row": float(np.mean([len(np.unique(row[row >= 0])) for row in run.rows.document])),
+        "documents_per_row": float(np.mean([len(np.unique(row[row >= 0])) for row in rows.document])),
         "heldout_positions": run.heldout_rows.n_targets,
         "student_parameters": student.num_parameters(),
         "versions": versions(),
     }
     (work / "config.json").write_text(dump(config), encoding="utf-8")
     measure.write(work / "plan.json", plan)
+
+
+def asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a resumed bench must ask for again, word by word."""
+    return {
+        "recipe": hashlib.sha256(arguments.recipe.read_bytes()).hexdigest(),
+        "steps": arguments.steps,
+        "threads": arguments.threads,
+        "words": list(arguments.words),
+    }
+
+
+def one_document_a_row(run: Run, n_rows: int) -> Rows:
+    """The first `n_rows` rows of training text with one document in each; one longer than a row goes on in the next."""
+    parts: list[Rows] = []
+    for number, item in enumerate(run.text(run.parted.train.items)):
+        if sum(map(len, parts)) >= n_rows:
+            break
+        rows = run.pack([item], None)
+        parts.append(replace(rows, document=np.where(rows.document >= 0, number, -1).astype(np.int32)))
+    return Rows(
+        np.concatenate([part.input_ids for part in parts]),
+        np.concatenate([part.position_ids for part in parts]),
+        np.concatenate([part.targets_mask for part in parts]),
+        np.concatenate([part.document for part in parts]),
+    ).take(slice(0, n_rows))
 
 
 def score_job(arguments: argparse.Namespace) -> None:
@@ -159,7 +193,7 @@ def cache_job(arguments: argparse.Namespace) -> None:
 
 
 def train_job(arguments: argparse.Namespace) -> None:
-    """Train on WORK/cache and take the time of every step, as `train` itself records it."""
+    """Train on WORK/cache and take the time from the end of each step to the end of the next."""
     plan, config, rows = read_job(arguments, all_rows=True)
     in_force = begin(arguments, plan)
     student = weights(arguments.work / "student_init")
@@ -181,7 +215,7 @@ def train_job(arguments: argparse.Namespace) -> None:
             on_event=lambda event: mark(clock, event),
         )
         peak_rss_mb = measure.peak_rss_mb()
-        metrics = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        metrics = [json.loads(line) for line in (Path(folder) / METRICS).read_text().splitlines()]
     if arguments.save is not None:
         student.save_pretrained(arguments.save)
     taken = [rows.take(batch) for batch in schedule(len(rows), config.train, plan["seed"])[:steps]]
@@ -194,9 +228,9 @@ def train_job(arguments: argparse.Namespace) -> None:
             "threads": torch.get_num_threads(),
             "settings": {"loss": config.train.loss, "top_k": config.cache.top_k, "dtype": plan["dtype"]},
             "steps": steps,
-            # The checkpoint that ends a run is no part of `step_s`, but is of the last step's CPU time.
-            "step_wall_s": [step["step_s"] for step in metrics],
-            "step_cpu_s": clock.cpu_s[:-1],
+            # The last holds the checkpoint that ends a run; run.py counts neither side's last step.
+            "step_wall_s": clock.wall_s,
+            "step_cpu_s": clock.cpu_s,
             "losses": [step["loss_nats"] for step in metrics],
             "tokens_per_step": {
                 "padded": sum(part.input_ids.size for part in taken) / steps,

@@ -139,14 +139,19 @@ def optimiser(student: Any, plan: dict[str, Any]) -> tuple[torch.optim.AdamW, to
 
 
 def rows(work: Path, plan: dict[str, Any], steps: int) -> Dataset:
-    """The packed rows as TRL takes tokens that are ready: the first token of a row is its prompt, all others learn.
+    """The rows as TRL takes tokens that are ready: the first token of a row is its prompt, all others learn.
 
-    GKDTrainer has no packing of its own, and refuses a row without a prompt. It passes no positions on, so the
-    documents in a row see each other, which they do not in stillproof.
+    GKDTrainer has no packing of its own, and refuses a row without a prompt. It passes no positions on, so documents
+    in one row see each other, which they do not in stillproof. Padding is left to its collator, which masks it.
     """
-    ids = np.load(work / "peer_ids.npy")[: steps * plan["rows_per_step"]]
-    learned = [0] + [1] * (ids.shape[1] - 1)
-    return Dataset.from_list([{"prompt": "", "input_ids": row.tolist(), "completion_mask": learned} for row in ids])
+    n_rows = steps * plan["rows_per_step"]
+    ids, lengths = (np.load(work / f"peer_{column}.npy")[:n_rows] for column in ("ids", "lengths"))
+    return Dataset.from_list(
+        [
+            {"prompt": "", "input_ids": row[:n].tolist(), "completion_mask": [0] + [1] * (int(n) - 1)}
+            for row, n in zip(ids, lengths, strict=True)
+        ]
+    )
 
 
 def count_tokens(trainer: GKDTrainer) -> dict[str, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes.util
+import hashlib
 import os
 import platform
 import shlex
@@ -57,7 +58,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--trl-python", type=Path, default=ROOT / ".venv-trl" / "bin" / "python")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "laptop.toml")
     parser.add_argument("--steps", type=int, default=30, help="optimiser steps of the comparison of KL")
-    parser.add_argument("--timing-steps", type=int, default=6, help="steps of each timed process")
+    parser.add_argument(
+        "--timing-steps", type=int, default=7, help="steps of each timed process, of which the last is not counted"
+    )
+    parser.add_argument("--quality-row-tokens", type=int, default=192, help="length of a row, of one document, for KL")
     parser.add_argument("--skip-steps", type=int, default=2, help="first steps of each process that are not counted")
     parser.add_argument("--runs", type=int, default=5, help="processes for each cell of the table")
     parser.add_argument("--threads", type=int, help="default: the cores this process may use")
@@ -68,10 +72,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="keep the measurements that OUT/raw already has")
     parser.add_argument("words", nargs="*", help="section.key=value for the recipe")
     arguments = parser.parse_intermixed_args()
-    if arguments.timing_steps <= arguments.skip_steps:
-        parser.error("--timing-steps must be more than --skip-steps")
-    if arguments.steps < arguments.timing_steps:
-        parser.error("--steps must not be fewer than --timing-steps")
+    if arguments.timing_steps - 1 <= arguments.skip_steps:
+        parser.error("--timing-steps must be more than --skip-steps and the last step, which is not counted")
     if not arguments.trl_python.exists():
         parser.error(f"no TRL at {arguments.trl_python}: run `python3 run.py bench-distill`, or give --trl-python")
     return arguments
@@ -86,10 +88,9 @@ class Bench:
     def __post_init__(self) -> None:
         self.out: Path = self.arguments.out.resolve()
         self.work: Path = (self.arguments.work or self.out / "work").resolve()
+        self.quality = self.work / "quality"
+        """The job with one document a row, for the comparison of KL."""
         self.raw = self.out / "raw"
-        if not self.arguments.resume:
-            shutil.rmtree(self.raw, ignore_errors=True)
-        self.raw.mkdir(parents=True, exist_ok=True)
         self.allocators = [name for name in self.arguments.allocators if name != "tcmalloc" or tcmalloc()]
         for name in set(self.arguments.allocators) - set(self.allocators):
             print(f"bench: no {name} on this machine (Debian: apt-get install libtcmalloc-minimal4); left out")
@@ -100,16 +101,40 @@ class Bench:
 
     def prepare(self) -> None:
         arguments = self.arguments
-        if arguments.resume and (self.work / "cache" / "cache.json").exists():
+        row_tokens = f"train.row_tokens={arguments.quality_row_tokens}"
+        jobs: dict[Path, tuple[int, list[str], list[str]]] = {
+            self.work: (arguments.timing_steps, arguments.words, []),
+            self.quality: (arguments.steps, [*arguments.words, row_tokens], ["--one-document"]),
+        }
+        if arguments.resume and all((work / "cache" / "cache.json").exists() for work in jobs):
+            for work, (steps, words, _) in jobs.items():
+                self.check_asked(work, steps, words)
+            self.raw.mkdir(parents=True, exist_ok=True)
             return
-        shutil.rmtree(self.work, ignore_errors=True)
-        words = ["--recipe", str(arguments.recipe), "--steps", str(arguments.steps), *arguments.words]
-        if arguments.threads:
-            words += ["--threads", str(arguments.threads)]
-        self.run("prepare", [*self.ours("prepare"), *words], {})
-        # The cache that every training run reads; the timed passes write theirs elsewhere.
-        words = ["--save", str(self.work / "cache"), "--out", str(self.raw / "cache-all.json")]
-        self.run("cache-all", [*self.ours("cache"), *words], {})
+        # Measurements of a job that is no longer there belong to no other.
+        for folder in (self.work, self.raw):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.raw.mkdir(parents=True)
+        names = {self.work: "speed", self.quality: "quality"}
+        for work, (steps, words, flags) in jobs.items():
+            asked = ["--recipe", str(arguments.recipe), "--steps", str(steps), *flags, *words]
+            if arguments.threads:
+                asked += ["--threads", str(arguments.threads)]
+            self.run(f"prepare-{names[work]}", [*self.ours("prepare", work), *asked], {})
+            # The cache that every training run reads; the timed passes write theirs elsewhere.
+            asked = ["--save", str(work / "cache"), "--out", str(self.raw / f"cache-all-{names[work]}.json")]
+            self.run(f"cache-all-{names[work]}", [*self.ours("cache", work), *asked], {})
+
+    def check_asked(self, work: Path, steps: int, words: Sequence[str]) -> None:
+        """Refuse to go on with a job of other steps, words, threads or another recipe."""
+        recipe = hashlib.sha256(self.arguments.recipe.read_bytes()).hexdigest()
+        now = {"recipe": recipe, "steps": steps, "threads": self.arguments.threads, "words": list(words)}
+        was = measure.read(work / "plan.json").get("asked", {})
+        differing = [f"{key} (was {was.get(key)}, now {now[key]})" for key in now if was.get(key) != now[key]]
+        if differing:
+            raise SystemExit(
+                f"bench: {work} was prepared otherwise: {'; '.join(differing)}. Give the same, or leave out --resume."
+            )
 
     def tune(self) -> int:
         """The rows a forward pass with which TRL's tuned settings are fastest here, under the best allocator."""
@@ -132,46 +157,52 @@ class Bench:
             print(f"bench: round {number + 1} of {self.arguments.runs} done", flush=True)
 
     def compare_quality(self, micro_rows: int) -> None:
-        """Train both sides for all steps on the same tokens, and score both with one evaluator."""
-        memory, steps = self.allocators[-1], self.arguments.steps
-        self.trl("quality-trl_tuned", "tuned", memory, micro_rows, steps, self.work / "student_trl")
-        self.stillproof("quality-stillproof", "train", memory, steps, self.work / "student_stillproof")
-        students = {"init": "student_init", "trl tuned": "student_trl", "stillproof": "student_stillproof"}
-        words = [f"{name}={self.work / folder}" for name, folder in students.items()]
-        self.run("score", [*self.ours("score"), "--out", str(self.raw / "score.json"), *words], {})
+        """Train both sides for all steps on the same tokens, one document a row, and score both with one evaluator."""
+        memory = self.allocators[-1]
+        self.trl("quality-trl_tuned", "tuned", memory, micro_rows, self.quality / "student_trl")
+        self.stillproof("quality-stillproof", "train", memory, self.quality / "student_stillproof")
+        folders = {"init": "student_init", "trl tuned": "student_trl", "stillproof": "student_stillproof"}
+        students = {name: self.quality / folder for name, folder in folders.items()}
+        score = self.raw / "score.json"
+        if score.exists() and score.stat().st_mtime < max(newest(folder) for folder in students.values()):
+            score.unlink()
+        words = [f"{name}={folder}" for name, folder in students.items()]
+        self.run("score", [*self.ours("score", self.work), "--out", str(score), *words], {})
 
     # --- one process each -------------------------------------------------------------------------------------
 
-    def trl(
-        self,
-        name: str,
-        settings: str,
-        memory: str,
-        micro_rows: int | None,
-        steps: int | None = None,
-        save: Path | None = None,
-    ) -> None:
-        command = [str(self.arguments.trl_python), str(HERE / "peer_trl.py"), "--work", str(self.work)]
-        command += ["--settings", settings, "--steps", str(steps or self.arguments.timing_steps)]
+    def trl(self, name: str, settings: str, memory: str, micro_rows: int | None, save: Path | None = None) -> None:
+        """All steps of the job; that of the comparison of KL where the student is saved."""
+        work = self.quality if save else self.work
+        command = [str(self.arguments.trl_python), str(HERE / "peer_trl.py"), "--work", str(work)]
+        command += ["--settings", settings]
         command += ["--micro-rows", str(micro_rows)] if micro_rows else []
         command += ["--save", str(save)] if save else []
         environment = {"TRL_EXPERIMENTAL_SILENCE": "1", **preload(memory)}
         self.run(name, [*command, "--out", str(self.raw / f"{name}.json")], environment)
 
-    def stillproof(self, name: str, job: str, memory: str, steps: int | None = None, save: Path | None = None) -> None:
-        command = [*self.ours(job), "--steps", str(steps or self.arguments.timing_steps)]
+    def stillproof(self, name: str, job: str, memory: str, save: Path | None = None) -> None:
+        """All steps of the job; that of the comparison of KL where the student is saved."""
+        command = self.ours(job, self.quality if save else self.work)
         command += ["--save", str(save)] if save else []
         self.run(name, [*command, "--out", str(self.raw / f"{name}.json")], preload(memory))
 
-    def ours(self, job: str) -> list[str]:
-        return [sys.executable, str(HERE / "ours.py"), job, "--work", str(self.work)]
+    def ours(self, job: str, work: Path) -> list[str]:
+        return [sys.executable, str(HERE / "ours.py"), job, "--work", str(work)]
 
     def run(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
-        """One process, its output in OUT/raw/NAME.log; nothing is run where the measurement is there already."""
+        """One process, its output in OUT/raw/NAME.log; nothing is run where the measurement is there already.
+
+        A measurement that another command made (of other rows a forward pass, say) is refused, not mixed in.
+        """
         shown = [f"{key}={value}" for key, value in environment.items()] + [self.short(word) for word in command]
         self.commands[name] = shlex.join(shown)
+        made_by = self.raw / f"{name}.command"
         if (self.raw / f"{name}.json").exists():
+            if not made_by.exists() or made_by.read_text(encoding="utf-8") != self.commands[name]:
+                raise SystemExit(f"bench: {name} was measured by another command; give the same, or leave out --resume")
             return
+        made_by.write_text(self.commands[name], encoding="utf-8")
         print(f"bench: {name}", flush=True)
         threads = {"OMP_NUM_THREADS": str(self.arguments.threads)} if self.arguments.threads else {}
         merged = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **threads, **environment}
@@ -188,7 +219,11 @@ class Bench:
     # --- what came of it --------------------------------------------------------------------------------------
 
     def step_s(self, name: str) -> float:
-        return median(measure.read(self.raw / f"{name}.json")["step_wall_s"][self.arguments.skip_steps :])
+        return median(self.counted(measure.read(self.raw / f"{name}.json")["step_wall_s"]))
+
+    def counted(self, step_s: Sequence[float]) -> Sequence[float]:
+        """Without the first steps, and without the last, which holds the checkpoint that ends our runs."""
+        return step_s[self.arguments.skip_steps : -1]
 
     def result(self, micro_rows: int) -> dict[str, Any]:
         runs = range(self.arguments.runs)
@@ -201,9 +236,10 @@ class Bench:
             self.cache_cell(memory, [f"cache-{memory}-{number}" for number in runs]) for memory in self.allocators
         ]
         score = measure.read(self.raw / "score.json")
+        trained = [measure.read(self.raw / f"quality-{name}.json") for name in ("trl_tuned", "stillproof")]
         return {
             "machine": machine(),
-            "plan": {k: v for k, v in measure.read(self.work / "plan.json").items() if k != "teacher_folder"},
+            "plan": self.plan(self.work),
             "runs": self.arguments.runs,
             "timing_steps": self.arguments.timing_steps,
             "skip_steps": self.arguments.skip_steps,
@@ -213,6 +249,8 @@ class Bench:
             "cache": caches,
             "quality": {
                 "steps": self.arguments.steps,
+                "plan": self.plan(self.quality),
+                "tokens": [row["tokens_per_step"]["real"] * self.arguments.steps for row in trained],
                 "n_positions": score["n_positions"],
                 "models": score["models"],
                 "commands": [self.commands[f"quality-{name}"] for name in ("trl_tuned", "stillproof")],
@@ -220,9 +258,11 @@ class Bench:
             },
         }
 
+    def plan(self, work: Path) -> dict[str, Any]:
+        return {k: v for k, v in measure.read(work / "plan.json").items() if k != "teacher_folder"}
+
     def cell(self, side: str, memory: str, names: Sequence[str]) -> dict[str, Any]:
         rows = [measure.read(self.raw / f"{name}.json") for name in names]
-        skip = self.arguments.skip_steps
         return {
             "side": side,
             "memory": memory,
@@ -230,8 +270,8 @@ class Bench:
             "settings": rows[0]["settings"],
             "versions": rows[0]["versions"],
             "tokens_per_step": rows[0]["tokens_per_step"],
-            "step_wall_s": spread([median(row["step_wall_s"][skip:]) for row in rows]),
-            "step_cpu_s": spread([median(row["step_cpu_s"][skip:] or row["step_cpu_s"]) for row in rows]),
+            "step_wall_s": spread([median(self.counted(row["step_wall_s"])) for row in rows]),
+            "step_cpu_s": spread([median(self.counted(row["step_cpu_s"])) for row in rows]),
             "peak_rss_mb": spread([row["peak_rss_mb"] for row in rows]),
             "command": self.commands[names[0]],
         }
@@ -250,6 +290,11 @@ class Bench:
 
 
 # --- small things ---------------------------------------------------------------------------------------------
+
+
+def newest(folder: Path) -> float:
+    """When the last of a folder's files was written, seconds since the epoch."""
+    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def of(result: dict[str, Any]) -> str:
         f"{plan['rows_per_step']} rows of {plan['row_tokens']} tokens a step, "
         f"{plan['documents_per_row']:.1f} documents a row, forward KL, {plan['dtype']} arithmetic.",
         f"Medians of {result['runs']} processes [lowest-highest], each the median of its steps "
-        f"{skip + 1} to {result['timing_steps']}. TRL tuned: {result['micro_rows']} rows a forward pass.",
+        f"{skip + 1} to {result['timing_steps'] - 1}. TRL tuned: {result['micro_rows']} rows a forward pass.",
         "",
         "| | allocator | s/step | real tokens/s | in loss/s | cache once | cache x3 | CPU s/step | peak MB | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -57,11 +57,14 @@ def _train_line(cell: dict[str, Any], cache: dict[str, Any], number: int) -> str
 
 
 def _quality(result: dict[str, Any], commands: list[str]) -> list[str]:
-    quality, plan = result["quality"], result["plan"]
-    tokens = quality["steps"] * plan["rows_per_step"] * plan["row_tokens"]
+    quality = result["quality"]
+    plan = quality["plan"]
+    tokens = " and ".join(f"{count:,.0f}" for count in sorted(set(quality["tokens"])))
     lines = [
-        f"After {quality['steps']} steps on the same {tokens:,} tokens, on {quality['n_positions']:,} held-out "
-        "positions (one evaluator, one run each; intervals over documents, not over trainings):",
+        f"After {quality['steps']} steps of {plan['rows_per_step']} rows, {plan['documents_per_row']:.1f} documents a "
+        f"row of at most {plan['row_tokens']} tokens, the same {tokens} tokens for both, on "
+        f"{quality['n_positions']:,} held-out positions (one evaluator, one run each; intervals over "
+        "documents, not over trainings):",
         "",
         "| student | KL to the teacher, nats | 95% interval | top-1 agreement | command |",
         "|---|---|---|---|---|",

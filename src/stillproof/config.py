@@ -42,9 +42,9 @@ class TeacherConfig(Section):
     max_retries: Annotated[int, Field(ge=0)] = 5
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     max_requests: Annotated[int, Field(ge=1)] | None = None
-    """Cap on calls of this run; reaching it stops the run with what was stored kept."""
+    """Cap on answered calls of a run, earlier attempts at it included; reaching it stops with what was stored kept."""
     max_tokens_total: Annotated[int, Field(ge=1)] | None = None
-    """Cap on prompt + response tokens of this run."""
+    """Cap on prompt + response tokens of a run, earlier attempts at it included."""
     usd_per_million_prompt_tokens: Annotated[float, Field(ge=0)] | None = None
     usd_per_million_response_tokens: Annotated[float, Field(ge=0)] | None = None
     max_usd: Annotated[float, Field(gt=0)] | None = None
@@ -101,6 +101,8 @@ class StudentConfig(Section):
     n_layers: Annotated[int, Field(ge=1)] | None = 12
     layers: tuple[int, ...] | None = None
     """Which layers to keep; None spreads `n_layers` evenly, keeping both ends."""
+    licence: str | None = None
+    """Licence that you declare for `model` or `layers_of`, where those weights do not say it themselves."""
 
 
 class CacheConfig(Section):
@@ -131,7 +133,7 @@ class TrainConfig(Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     checkpoint_steps: Annotated[int, Field(ge=1)] = 50
     control: bool = True
-    """Also train the honest control: the same start, tokens and steps under plain cross-entropy."""
+    """Also train the honest control: the same start and as many steps under plain cross-entropy."""
     preflight_steps: Annotated[int, Field(ge=0)] = 20
     """Steps after which the control is compared with the teacher on held-out text; 0 turns the warning off."""
 
@@ -165,7 +167,7 @@ class DistillConfig(Section):
     """What `stillproof distill` does, whole. A recipe is a TOML file of this."""
 
     name: str = "student"
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0)] = 7
     teacher: TeacherConfig = TeacherConfig()
     data: DataConfig = DataConfig()
     generate: GenerateConfig = GenerateConfig()
@@ -191,6 +193,11 @@ class DistillConfig(Section):
             raise ValueError(
                 f"the loss {self.train.loss!r} reads the teacher's full distributions, which a teacher of kind "
                 f"{self.teacher.kind!r} does not give; set train.loss='cross_entropy'"
+            )
+        if not self.has_teacher_weights and self.student.model is None and self.student.layers_of is None:
+            raise ValueError(
+                f"a teacher of kind {self.teacher.kind!r} has no weights to start the student from; "
+                "set student.model or student.layers_of"
             )
         if self.eval.max_kl_nats is not None and not self.has_teacher_weights:
             raise ValueError("eval.max_kl_nats needs a teacher whose weights are at hand")
@@ -244,7 +251,12 @@ def dump(config: BaseModel) -> str:
 
 
 def _value(text: str) -> Any:
-    """A TOML value where it parses as one, else the text itself, so that no quotes are needed on a command line."""
+    """A TOML value where it parses as one, else the text itself, so that no quotes are needed on a command line.
+
+    Nothing after the equals sign is None, which TOML cannot say: `data.control=`.
+    """
+    if not text:
+        return None
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:

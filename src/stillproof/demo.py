@@ -22,7 +22,7 @@ from stillproof.progress import Event, OnEvent, ignore
 
 if TYPE_CHECKING:
     from stillproof.config import DistillConfig
-    from stillproof.distill.run_folder import IfExists
+    from stillproof.distill.admission import IfExists
 
 SPECIALIST = "specialist"
 
@@ -30,7 +30,7 @@ SPECIALIST = "specialist"
 def run(out: Path, if_exists: IfExists = "fail", on_event: OnEvent = ignore) -> dict[str, Any]:
     """Play both acts in `out` and return what they measured. Resumable, as `distill.run` is."""
     from stillproof import distill
-    from stillproof.distill.run_folder import remove_run
+    from stillproof.distill.admission import remove_run
 
     started = time.monotonic()
     if if_exists == "replace":

@@ -13,7 +13,9 @@ student.py          where the student starts
 train.py            the loop, resumable to the bit
 retention/          what was kept and lost, beside an untrained and an honestly trained control
 card.py, ship.py    the folder that transformers loads, with card and manifest
-run.py, stages.py   one run: its folder, and its stages
+admission.py        terms, config and folder, before anything is begun
+run_folder.py       one run: its folder, and what its stages share
+stages.py           the stages
 estimate.py         the plan
 """
 
@@ -27,7 +29,7 @@ from stillproof.progress import OnEvent, ignore
 
 if TYPE_CHECKING:
     from stillproof.config import DistillConfig
-    from stillproof.distill.run_folder import IfExists
+    from stillproof.distill.admission import IfExists
 
 __all__ = ["plan", "run", "stage"]
 
@@ -45,7 +47,7 @@ def run(config: DistillConfig, out: Path, if_exists: IfExists = "fail", on_event
     Raises TermsError before any call where the teacher's terms do not allow it. `gate` in the result says which of
     the config's gates the student did not pass; it is None where all were.
     """
-    from stillproof.distill.run_folder import open_run
+    from stillproof.distill.admission import open_run
     from stillproof.distill.stages import STAGES, finish, timed
 
     started_s = time.monotonic()
@@ -56,8 +58,14 @@ def run(config: DistillConfig, out: Path, if_exists: IfExists = "fail", on_event
 def stage(
     name: str, config: DistillConfig, out: Path, if_exists: IfExists = "resume", on_event: OnEvent = ignore
 ) -> dict[str, Any]:
-    """Run one stage in `out`, on what earlier stages left there. Raises InputError where one of those is missing."""
-    from stillproof.distill.run_folder import open_run
-    from stillproof.distill.stages import timed
+    """Run one stage in `out`, on what earlier stages left there. Raises InputError where one of those is missing.
 
-    return timed(open_run(config, out, if_exists, on_event), name)
+    'replace' makes this stage's results anew, and drops those of later stages; the teacher's answers are kept.
+    """
+    from stillproof.distill.admission import open_run
+    from stillproof.distill.stages import forget_from, timed
+
+    opened = open_run(config, out, "resume" if if_exists == "replace" else if_exists, on_event)
+    if if_exists == "replace":
+        forget_from(opened, name)
+    return timed(opened, name)

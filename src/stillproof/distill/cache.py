@@ -50,14 +50,14 @@ class CacheKey:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """The sparse targets against the full distributions, on a random sample of positions."""
+    """What training reads from the shards, against full distributions with an fp32 head, on rows drawn at random."""
 
     n_positions: int
     covered_mass_mean: float
     covered_mass_p05: float
     """5% of positions have less of their mass among the k stored tokens."""
     rounding_l1_mean: float
-    """Sum over stored tokens of |p stored - p exact|: what half-precision storage costs."""
+    """Sum over stored tokens of |p stored - p exact|: what half precision costs, in the head and in storage."""
     kl_uniform_tail_nats: float
     """KL(full || stored with the tail spread evenly): what is lost where the tail's shape matters."""
 
@@ -99,11 +99,25 @@ class Cache:
             ids.append(self._top_ids[shard][span])
             logprobs.append(self._top_logprobs[shard][span])
             tail.append(self._tail_mass[shard][span])
+        top = np.concatenate(logprobs).astype(np.float32)
+        tail_mass = np.concatenate(tail)
+        # Half precision can leave the k masses a little above 1: what is learned sums to 1 exactly.
+        total = np.exp(top).sum(1) + tail_mass
         return SparseTargets(
             torch.from_numpy(np.concatenate(ids).astype(np.int64)),
-            torch.from_numpy(np.concatenate(logprobs).astype(np.float32)),
-            torch.from_numpy(np.concatenate(tail)),
+            torch.from_numpy(top - np.log(total)[:, None]),
+            torch.from_numpy(tail_mass / total),
         )
+
+
+def is_complete(folder: Path, key: CacheKey) -> bool:
+    """Whether `folder` holds a finished, audited cache of `key`. Raises MismatchError for one of another key."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return False
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    _check_key(manifest["key"], key, folder)
+    return "fidelity" in manifest
 
 
 def build(
@@ -147,10 +161,13 @@ def build(
                 eta_s=left / rate if rate else None,
             )
         )
-    if "fidelity" not in manifest:
+    if "shards" not in manifest:
         manifest["shards"] = {_shard_name(n): _sha256(folder / _shard_name(n)) for n in range(n_shards)}
         manifest["bytes"] = sum((folder / name).stat().st_size for name in manifest["shards"])
-        manifest["fidelity"] = asdict(_audit(teacher, rows, key, audit_share, seed))
+        _write_json(folder / MANIFEST, manifest)
+    if "fidelity" not in manifest:
+        audited = _audit(teacher, rows, Cache(folder), audit_share, seed)
+        manifest["fidelity"] = None if audited is None else asdict(audited)
         _write_json(folder / MANIFEST, manifest)
     return Cache(folder)
 
@@ -194,7 +211,7 @@ def _score(teacher: Any, rows: Rows, key: CacheKey, batch_rows: int) -> tuple[np
             stored = (top - normaliser).half()
             ids.append(top_ids.to(torch.int32).numpy())
             logprobs.append(stored.numpy())
-            # From the rounded values, so that the stored masses sum to 1 whatever the rounding did.
+            # From the rounded values, so that what rounding took from the k tokens is in the tail.
             tail.append((1.0 - stored.float().exp().sum(1)).clamp_min(0.0).numpy())
     if not ids:
         empty = np.empty((0, key.top_k))
@@ -202,30 +219,40 @@ def _score(teacher: Any, rows: Rows, key: CacheKey, batch_rows: int) -> tuple[np
     return np.concatenate(ids), np.concatenate(logprobs), np.concatenate(tail)
 
 
-def _audit(teacher: Any, rows: Rows, key: CacheKey, share: float, seed: int) -> Fidelity:
-    """Compare stored with full distributions on whole rows drawn at random, about `share` of all."""
+def _audit(teacher: Any, rows: Rows, cache: Cache, share: float, seed: int) -> Fidelity | None:
+    """Compare what is stored with full distributions on whole rows drawn at random, about `share` of all.
+
+    None where nothing was to be audited.
+    """
     import torch
 
-    from stillproof.distill.forward import full_logits
+    from stillproof.distill.forward import arithmetic, head_weight, hidden_states
 
     if share == 0:
-        return Fidelity(0, float("nan"), float("nan"), float("nan"), float("nan"))
+        return None
+    key = cache.key
     generator = np.random.Generator(np.random.Philox(seed))
-    n_rows = max(1, round(share * len(rows)))
-    sample = rows.take(np.sort(generator.choice(len(rows), size=min(n_rows, len(rows)), replace=False)))
+    n_rows = min(max(1, round(share * len(rows))), len(rows))
     covered: list[torch.Tensor] = []
     rounding: list[torch.Tensor] = []
     kl: list[torch.Tensor] = []
-    for logits in full_logits(teacher, sample, key.n_vocab, key.dtype):
-        logp = logits.log_softmax(1)
-        top, top_ids = logp.topk(min(key.top_k, key.n_vocab), dim=1)
-        stored = top.half().float()
-        tail = (1.0 - stored.exp().sum(1)).clamp_min(0.0)
-        covered.append(top.exp().sum(1))
-        rounding.append((stored.exp() - top.exp()).abs().sum(1))
-        spread = (tail / max(key.n_vocab - stored.shape[1], 1)).clamp_min(1e-30).log()
-        approximation = spread[:, None].expand_as(logp).clone().scatter_(1, top_ids, stored)
-        kl.append((logp.exp() * (logp - approximation)).sum(1))
+    for row in np.sort(generator.choice(len(rows), size=n_rows, replace=False)):
+        part = rows.take([int(row)])
+        if part.n_targets == 0:
+            continue
+        with torch.inference_mode(), arithmetic(teacher.device.type, key.dtype):
+            hidden = hidden_states(teacher, part)
+        with torch.inference_mode():
+            logp = (hidden.float() @ head_weight(teacher)[: key.n_vocab].float().T).log_softmax(1).cpu()
+        stored = cache.targets(np.array([row]))
+        exact = logp.gather(1, stored.top_ids)
+        spread = (stored.tail_mass / max(key.n_vocab - stored.top_ids.shape[1], 1)).clamp_min(1e-30).log()
+        whole = spread[:, None].expand_as(logp).clone().scatter_(1, stored.top_ids, stored.top_logprobs)
+        covered.append(exact.exp().sum(1))
+        rounding.append((stored.top_logprobs.exp() - exact.exp()).abs().sum(1))
+        kl.append((logp.exp() * (logp - whole)).sum(1))
+    if not covered:
+        return None
     covered_all = torch.cat(covered)
     return Fidelity(
         len(covered_all),
@@ -297,7 +324,7 @@ def _check_key(found: dict[str, Any], wanted: CacheKey, folder: Path) -> None:
         raise MismatchError(
             f"the cache was made with another {', '.join(differing)}",
             str(folder),
-            "use --if-exists replace, or another --out, to make a cache for this teacher and text",
+            "make it anew with `stillproof distill cache --if-exists replace`, or use another --out",
         )
 
 

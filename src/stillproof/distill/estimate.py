@@ -25,7 +25,7 @@ GENERATE_EFFICIENCY = 0.08
 
 def estimate(config: DistillConfig) -> dict[str, Any]:
     """The plan of a run. Reads the data and the sizes of the models; loads no weights and calls nobody."""
-    from stillproof.distill.run_folder import ask_terms
+    from stillproof.distill.admission import ask_terms
     from stillproof.teacher import identify
 
     identity = identify(config.teacher)
@@ -44,8 +44,8 @@ def estimate(config: DistillConfig) -> dict[str, Any]:
         "bad_lines": len(train.bad),
     }
     if config.data.text == "teacher":
-        plan |= _calls(config, len(train.items), text_tokens)
-        train_tokens = text_tokens + plan["max_response_tokens"]
+        plan |= _calls(config, train, heldout, text_tokens)
+        train_tokens = text_tokens + len(train.items) * config.generate.samples * config.generate.max_tokens
     else:
         plan |= {"n_requests": 0, "max_usd": 0.0}
         train_tokens = text_tokens
@@ -59,6 +59,7 @@ def estimate(config: DistillConfig) -> dict[str, Any]:
         "tokens": f"{CHARS_PER_TOKEN:g} characters a token",
         "hours": "sizes of the models over the speed of a matrix product here; without the answers of an endpoint",
     }
+    plan["gate"] = None if verdict.allowed else f"the terms stop this run: {verdict.why}"
     return plan
 
 
@@ -66,22 +67,34 @@ def _chars(item: Exchange) -> int:
     return sum(len(message.content or "") for message in item.messages) + len(item.response or "")
 
 
-def _calls(config: DistillConfig, n_prompts: int, prompt_tokens: int) -> dict[str, Any]:
-    """Calls to the teacher at their most: every response as long as it may be."""
+def _calls(
+    config: DistillConfig, train: corpus.Documents, heldout: corpus.Documents | None, prompt_tokens: int
+) -> dict[str, Any]:
+    """Calls to the teacher at their most: every response as long as it may be, no answer stored yet.
+
+    Training prompts, held-out prompts where the teacher's weights are at hand, and those of `eval.answers`.
+    """
     teacher, asked = config.teacher, config.generate
-    n = n_prompts * asked.samples
-    response_tokens = n * asked.max_tokens
+    n_train = len(train.items)
+    # A split gives part of the prompts to the held-out side, so the sum is the same.
+    n_heldout = round(n_train * config.data.heldout_share) if heldout is None else len(heldout.items)
+    n_train -= 0 if heldout is not None else n_heldout
+    n = (n_train + (n_heldout if config.has_teacher_weights else 0)) * asked.samples
+    n_answers = min(n_heldout, config.eval.max_answers) if config.eval.answers else 0
+    response_tokens = n * asked.max_tokens + n_answers * config.eval.answer_tokens
+    tokens_a_prompt = prompt_tokens / len(train.items)
+    asked_tokens = round(tokens_a_prompt * (n + n_answers))
     prices = (teacher.usd_per_million_prompt_tokens, teacher.usd_per_million_response_tokens)
     usd = None
     if prices[0] is not None and prices[1] is not None:
-        usd = (prompt_tokens * asked.samples * prices[0] + response_tokens * prices[1]) / 1e6
-    wait_h = None if teacher.requests_per_minute is None else n / teacher.requests_per_minute / 60
+        usd = (asked_tokens * prices[0] + response_tokens * prices[1]) / 1e6
+    per_minute = teacher.requests_per_minute
     return {
-        "n_requests": n,
-        "prompt_tokens": prompt_tokens * asked.samples,
+        "n_requests": n + n_answers,
+        "prompt_tokens": asked_tokens,
         "max_response_tokens": response_tokens,
         "max_usd": usd,
-        "hours_at_the_rate_cap": wait_h,
+        "hours_at_the_rate_cap": None if per_minute is None else (n + n_answers) / per_minute / 60,
     }
 
 

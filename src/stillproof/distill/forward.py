@@ -29,7 +29,23 @@ def head_weight(model: Any) -> Tensor:
         raise MismatchError(
             "the model has no language-model head", type(model).__name__, "give a causal language model"
         )
+    if getattr(head, "bias", None) is not None:
+        raise MismatchError("the head has a bias", type(model).__name__, "use a model whose head is a plain product")
     return head.weight
+
+
+def check_plain_head(model: Any) -> None:
+    """Raise MismatchError for a model whose logits are more than hidden states times head (soft-capping, scaling)."""
+    ids = torch.arange(8, device=model.device)[None]
+    with torch.inference_mode():
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        expected, plain = model(input_ids=ids, use_cache=False).logits.float(), (hidden @ head_weight(model).T).float()
+    if not torch.allclose(expected, plain, rtol=1e-3, atol=1e-3):
+        raise MismatchError(
+            "the head does more than a matrix product (soft-capping or scaling), which the losses here do not know",
+            type(model).__name__,
+            "use another model of this size",
+        )
 
 
 def hidden_states(model: Any, rows: Rows) -> Tensor:

@@ -105,7 +105,7 @@ class _ChunkedHead(torch.autograd.Function):
         work.head.copy_(head.detach())
         work.grad_head.zero_()
         grad_hidden = torch.empty_like(hidden)
-        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, n, CHUNK_POSITIONS):
             rows = slice(start, min(start + CHUNK_POSITIONS, n))
             chunk = hidden[rows].detach().to(half)
@@ -118,7 +118,7 @@ class _ChunkedHead(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden)
         ctx.grad_head, ctx.version = work.grad_head, work.grad_head._version
         ctx.scale = 1.0 / n
-        return (total / n).to(torch.float32)
+        return total / n
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None, None, None]:
@@ -186,16 +186,16 @@ def _chunk_loss(
     log_normaliser = largest - q.gather(1, where).log()
 
     label_logq = z.gather(1, labels[:, None]) - log_normaliser
-    loss = -ce_weight * label_logq.sum(dtype=torch.float64)
+    loss = -ce_weight * label_logq.sum()
     if targets is not None:
         kl_weight = 1.0 - ce_weight
         p, p_tail = targets.top_logprobs.exp(), targets.tail_mass
         top_logq = z.gather(1, targets.top_ids) - log_normaliser
         top_q = top_logq.exp()
-        # Near float32's resolution of 1 the student's tail is only what rounding left: bounded from below.
-        q_tail = (1.0 - top_q.sum(1)).clamp_min(1e-7)
-        loss = loss + kl_weight * (p * (targets.top_logprobs - top_logq)).sum(dtype=torch.float64)
-        loss = loss + kl_weight * torch.special.xlogy(p_tail, p_tail / q_tail).sum(dtype=torch.float64)
+        # Summed over the tail itself: 1 - sum(top_q) would be rounding noise for a sharp student.
+        q_tail = q.scatter_(1, targets.top_ids, 0.0).sum(1).clamp_min(torch.finfo(torch.float32).tiny)
+        loss = loss + kl_weight * (p * (targets.top_logprobs - top_logq)).sum()
+        loss = loss + kl_weight * torch.special.xlogy(p_tail, p_tail / q_tail).sum()
         q.mul_((kl_weight * (1.0 - p_tail / q_tail) + ce_weight)[:, None])
         q.scatter_(1, targets.top_ids, top_q - kl_weight * p)
     if ce_weight:
@@ -210,5 +210,6 @@ def check_finite(loss: float, step: int) -> None:
         raise TrainingError(
             f"the loss became {loss}",
             f"step {step}",
-            "the last good checkpoint is kept; lower train.learning_rate or set train.dtype=fp32, then resume",
+            "the last good checkpoint is kept; begin a run in another folder with a lower train.learning_rate, or with "
+            "train.dtype=fp32",
         )

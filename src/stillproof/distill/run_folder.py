@@ -14,37 +14,26 @@ OUT/result.json     what `stillproof distill run --json` prints
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stillproof import terms
-from stillproof.config import DistillConfig, dump
+from stillproof.config import DistillConfig, TeacherConfig
 from stillproof.distill import corpus
+from stillproof.distill.card import Start
 from stillproof.distill.pack import Rows, as_document, pack
-from stillproof.errors import ConfigError, InputError, MismatchError, OutputExistsError
+from stillproof.errors import BudgetError, ConfigError, InputError, MismatchError, TermsError
 from stillproof.exchange import Exchange, sha256_of
 from stillproof.progress import OnEvent, ignore
 from stillproof.store import Store
-from stillproof.teacher import Identity, Request, identify, open_teacher
+from stillproof.teacher import Identity, Request, open_teacher
 from stillproof.teacher.weights import hash_tokenizer, load_weights
 
 if TYPE_CHECKING:
-    from stillproof.config import TeacherConfig
     from stillproof.teacher import Teacher
-
-IfExists = Literal["fail", "resume", "replace"]
-
-MAY_CHANGE = (
-    "teacher.base_urls", "teacher.api_key_env", "teacher.concurrency", "teacher.batch_size", "teacher.timeout_s",
-    "teacher.max_retries", "teacher.requests_per_minute", "teacher.max_requests", "teacher.max_tokens_total",
-    "teacher.max_usd", "train.threads", "train.checkpoint_steps", "terms.grant",
-)  # fmt: skip
-"""What a resumed run may set otherwise than the one it goes on with: how to reach the teacher, not what is learned."""
 
 
 @dataclass
@@ -55,6 +44,8 @@ class Run:
     out: Path
     verdict: terms.Verdict
     identity: Identity
+    start: Start
+    """Where the student's first weights come from, and what their own terms say."""
     on_event: OnEvent = ignore
 
     # --- text -------------------------------------------------------------------------------------------------
@@ -76,8 +67,22 @@ class Run:
         return corpus.read_prompts(source, self.config.data)
 
     def text(self, items: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
-        """What is learned of some items: their own text, or the teacher's answers in the order of the prompts."""
-        return items if self.config.data.text == "given" else self.answers(self.requests(items))
+        """What is learned of some items: their own text, or the teacher's answers in the order of the prompts.
+
+        Raises TermsError where given text was written by a model under terms that nobody recorded.
+        """
+        if self.config.data.text == "teacher":
+            return self.answers(self.requests(items))
+        for item in items:
+            if item.model is not None and (
+                item.provenance is None or not (item.provenance.terms or item.provenance.grant)
+            ):
+                raise TermsError(
+                    f"this text was written by the model {item.model!r}, and no terms are recorded with it",
+                    item.id,
+                    "have stillproof generate it, which asks for the terms, or use text that no model wrote",
+                )
+        return items
 
     def pack(self, items: Iterable[Exchange], max_tokens: int | None) -> Rows:
         """Rows of some items, in the form that the config asks for."""
@@ -129,9 +134,28 @@ class Run:
         found: tuple[Exchange, ...] = ()
         if Store.is_store(self.store_path):
             found = answers(Store.open(self.store_path), requests, self.identity.model)
+        accepted = self.accepted
+        if accepted is not None:
+            found = tuple(item for item in found if item.request_key in accepted)
         if not found:
             raise InputError("the teacher has not answered yet", str(self.store_path), "run the stage generate first")
         return found
+
+    @cached_property
+    def accepted(self) -> frozenset[str] | None:
+        """Keys of the calls whose answers are learned, once generate is done; None before.
+
+        A call that was refused then stays out: were it answered later, the rows would no longer be those that were
+        trained on.
+        """
+        path = self.out / "accepted.json"
+        return frozenset(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def accept(self, requests: Iterable[Request]) -> None:
+        """Fix which answers are learned: those that are stored now."""
+        keys = [item.request_key for item in self.answers(requests)]
+        write_json(self.out / "accepted.json", keys)
+        self.__dict__.pop("accepted", None)
 
     def ask_teacher(self, requests: Iterable[Request]) -> None:
         """Have the teacher answer what the store has no answer to; it is opened only where something is missing."""
@@ -141,9 +165,10 @@ class Run:
         with Store.open(self.store_path) if Store.is_store(self.store_path) else Store.create(self.store_path) as store:
             if {request.key(self.identity.model) for request in requests} <= store.request_keys():
                 return
-            teacher = open_teacher(self.config.teacher, seed=self.config.seed)
+            left = _what_is_left(self.config.teacher, store)
+            teacher = open_teacher(left, seed=self.config.seed)
             try:
-                self._generate(generate, teacher, requests, store, Budget.of(self.config.teacher))
+                self._generate(generate, teacher, requests, store, Budget.of(left))
             finally:
                 teacher.close()
             store.seal()
@@ -196,7 +221,7 @@ class Run:
 
     def teacher_model(self) -> Any:
         """The teacher's weights, loaded anew: nobody keeps them longer than a stage."""
-        from stillproof.distill.forward import head_weight
+        from stillproof.distill.forward import check_plain_head, head_weight
         from stillproof.distill.student import common_vocabulary
 
         source = weights_source(self.config.teacher)
@@ -209,16 +234,21 @@ class Run:
                 "use a student of the teacher's family, or train.loss='cross_entropy', which needs text only",
             )
         common_vocabulary(self.n_vocab, len(head_weight(model)), self.n_vocab)
+        check_plain_head(teacher)
         return teacher.to(self.device)
 
     def fresh_student(self) -> Any:
         """The student before training: layers of a model, or the weights given."""
-        from stillproof.distill.forward import head_weight
+        from stillproof.distill.forward import check_plain_head, head_weight
         from stillproof.distill.student import common_vocabulary, drop_layers
 
         student: Any = load_weights(self.start_source)[0]
         rows = len(head_weight(student))
         common_vocabulary(self.n_vocab, self.n_vocab, rows)
+        check_plain_head(student)
+        if rows > self.n_vocab:
+            # Rows that no token has would be trained by nothing and could still be drawn.
+            student.resize_token_embeddings(self.n_vocab)
         layers = self.layers_kept(student.config.num_hidden_layers)
         return (student if layers is None else drop_layers(student, layers)).to(self.device)
 
@@ -229,7 +259,14 @@ class Run:
         student = self.config.student
         if student.model is not None:
             return None
-        return student.layers or choose_layers(n_layers, min(student.n_layers or n_layers, n_layers))
+        wanted = student.layers or choose_layers(n_layers, student.n_layers or n_layers)
+        if len(wanted) == n_layers:
+            raise ConfigError(
+                f"keeping {len(wanted)} of {n_layers} layers is the teacher itself",
+                "student.n_layers",
+                f"keep fewer than {n_layers}, or name another student.model",
+            )
+        return wanted
 
     def trained(self, which: Literal["train", "control"]) -> Any:
         """The model of the last checkpoint. Raises InputError where there is none."""
@@ -242,57 +279,6 @@ class Run:
         state = torch.load(path, map_location=model.device, weights_only=True, mmap=True)
         model.load_state_dict(state["student"])
         return model.eval()
-
-
-def open_run(config: DistillConfig, out: Path, if_exists: IfExists, on_event: OnEvent) -> Run:
-    """Ask the terms, then make or find the folder. Raises TermsError before anything else has happened."""
-    identity = identify(config.teacher)
-    verdict = ask_terms(config, config.teacher)
-    terms.require(verdict)
-    if out.exists() and any(out.iterdir()):
-        if if_exists == "fail":
-            raise OutputExistsError("there is something already", str(out), "use --if-exists resume, or replace")
-        if if_exists == "replace":
-            remove_run(out)
-        else:
-            _check_same_config(config, out)
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / "config.json", dump(config))
-    write_json(out / "terms.json", verdict.to_json())
-    return Run(config, out, verdict, identity, on_event)
-
-
-def remove_run(out: Path) -> None:
-    """Delete a folder that a run of ours made. Raises OutputExistsError for any other: it may be somebody's home."""
-    if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
-        raise OutputExistsError("is no run of stillproof, so it is not replaced", str(out), "give another --out")
-    shutil.rmtree(out, ignore_errors=True)
-
-
-def ask_terms(config: DistillConfig, teacher: TeacherConfig, *, derivative: bool = False) -> terms.Verdict:
-    """The strictest verdict over the teacher's hosts, with the grant that the config names, if any."""
-    identity = identify(teacher)
-    found = identify(teacher.model_copy(update={"licence": None})).licence is not None
-    grant = None if config.terms.grant is None else terms.read_grant(Path(config.terms.grant))
-    hosts: tuple[str | None, ...] = (None,)
-    if teacher.kind == "openai":
-        from stillproof.teacher.openai import endpoints
-
-        hosts = endpoints(teacher)
-    return terms.strictest(
-        [
-            terms.ask(
-                licence=identity.licence,
-                provider=host,
-                model=identity.model,
-                declared_by="weights metadata" if found else "config",
-                grant=grant,
-                today=datetime.now(UTC).date(),
-                derivative=derivative,
-            )
-            for host in hosts
-        ]
-    )
 
 
 def weights_source(teacher: TeacherConfig) -> str:
@@ -316,26 +302,28 @@ def _shuffled(documents: corpus.Documents, seed: int) -> corpus.Documents:
     return replace(documents, items=tuple(items))
 
 
-def _check_same_config(config: DistillConfig, out: Path) -> None:
-    path = out / "config.json"
-    if not path.exists():
-        raise OutputExistsError("holds no run of ours", str(out), "give another --out, or --if-exists replace")
-    found, wanted = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(json.loads(dump(config)))
-    differing = [name for name in wanted if name not in MAY_CHANGE and found.get(name) != wanted[name]]
-    if differing:
-        raise ConfigError(
-            f"the run in this folder was begun with other values of {', '.join(differing)}",
-            str(out),
-            "resume with the same config, or use another --out",
-        )
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for section, inner in values.items():
-        flat |= (
-            {f"{section}.{name}": value for name, value in inner.items()}
-            if isinstance(inner, dict)
-            else {section: inner}
-        )
-    return flat
+def _what_is_left(teacher: TeacherConfig, store: Store) -> TeacherConfig:
+    """The teacher with its caps reduced by what earlier attempts at this run spent. Raises BudgetError for nothing."""
+    if teacher.max_requests is None and teacher.max_tokens_total is None and teacher.max_usd is None:
+        return teacher
+    prompt = response = n = 0
+    for item in store:
+        n += 1
+        prompt += item.prompt_tokens or 0
+        response += item.response_tokens or 0
+    spent_usd = (
+        prompt * (teacher.usd_per_million_prompt_tokens or 0.0)
+        + response * (teacher.usd_per_million_response_tokens or 0.0)
+    ) / 1e6
+    left: dict[str, float] = {}
+    for name, cap, spent in (
+        ("max_requests", teacher.max_requests, n),
+        ("max_tokens_total", teacher.max_tokens_total, prompt + response),
+        ("max_usd", teacher.max_usd, spent_usd),
+    ):
+        if cap is None:
+            continue
+        if cap - spent <= 0:
+            raise BudgetError(f"{name} = {cap} is used up", str(store.path), f"raise teacher.{name}, then resume")
+        left[name] = cap - spent
+    return teacher.model_copy(update=left)

@@ -9,12 +9,14 @@ ship      the student as a folder that transformers loads
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,14 +25,12 @@ import numpy as np
 
 from stillproof import allocator
 from stillproof.config import DistillConfig
-from stillproof.distill.card import Start
-from stillproof.distill.run_folder import Run, ask_terms, write_json
-from stillproof.errors import InputError
-from stillproof.exchange import Sampling, sha256_of
+from stillproof.distill.run_folder import Run, write_json
+from stillproof.errors import InputError, StillproofError, StorageError
+from stillproof.exchange import sha256_of
 from stillproof.lineage import version
 from stillproof.progress import Event
 from stillproof.store import Store
-from stillproof.teacher import Request, identify
 from stillproof.teacher.weights import hash_chat_template, hash_tokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +45,14 @@ def generate_stage(run: Run) -> dict[str, Any]:
     """The teacher answers training and held-out prompts. Where the text is given, nobody is asked."""
     if run.config.data.text == "given":
         return {"n_exchanges": 0}
-    run.ask_teacher(run.requests((*run.parted.train.items, *run.parted.heldout.items)))
+    if run.accepted is None:
+        asked = run.parted.train.items
+        if run.config.has_teacher_weights:
+            # Held-out answers serve the comparison of distributions, which an endpoint does not give.
+            asked = (*asked, *run.parted.heldout.items)
+        requests = run.requests(asked)
+        run.ask_teacher(requests)
+        run.accept(requests)
     store = Store.open(run.store_path)
     return {"n_exchanges": len(store), "store": str(run.store_path), "store_digest": store.digest}
 
@@ -56,17 +63,20 @@ def cache_stage(run: Run) -> dict[str, Any]:
         return {"n_positions": 0}
     from stillproof.distill import cache
 
-    folder = run.out / "cache"
-    built = cache.build(
-        run.teacher_model(),
-        run.rows,
-        _cache_key(run),
-        folder,
-        batch_rows=run.config.cache.batch_rows,
-        audit_share=run.config.cache.audit_share,
-        seed=run.config.seed,
-        on_event=run.on_event,
-    )
+    folder, key = run.out / "cache", _cache_key(run)
+    if cache.is_complete(folder, key):
+        built = cache.Cache(folder)
+    else:
+        built = cache.build(
+            run.teacher_model(),
+            run.rows,
+            key,
+            folder,
+            batch_rows=run.config.cache.batch_rows,
+            audit_share=run.config.cache.audit_share,
+            seed=run.config.seed,
+            on_event=run.on_event,
+        )
     kept = {name: built.manifest[name] for name in ("n_positions", "bytes", "fidelity")}
     return {"folder": str(folder), **kept}
 
@@ -77,10 +87,10 @@ def train_stage(run: Run) -> dict[str, Any]:
     made: dict[str, Any] = {"preflight": None, "control": None}
     # Of its own text the teacher is always the better model: there is nothing to find out.
     is_open = run.config.data.text == "given" and run.config.has_teacher_weights
-    if config.control and config.preflight_steps and is_open:
+    if _has_control(run.config) and config.preflight_steps and is_open:
         made["preflight"] = _preflight(run)
     made["student"] = _report(run, "train", _train(run, "train"))
-    if config.control:
+    if _has_control(run.config):
         made["control"] = _report(run, "control", _train(run, "control"))
     return made
 
@@ -88,7 +98,7 @@ def train_stage(run: Run) -> dict[str, Any]:
 def eval_stage(run: Run) -> dict[str, Any]:
     """Retention on held-out text, beside the untrained student and the control."""
     students = {"init": run.fresh_student().eval(), "student": run.trained("train")}
-    if run.config.train.control:
+    if _has_control(run.config):
         students["control"] = run.trained("control")
     result: dict[str, Any] = {}
     if run.config.has_teacher_weights:
@@ -120,7 +130,7 @@ def ship_stage(run: Run) -> dict[str, Any]:
         out=folder,
         name=run.config.name,
         identity=run.identity,
-        init=_start(run),
+        init=replace(run.start, detail=_layers_of(run)),
         verdict=run.verdict,
         config=_without_local_paths(run.config),
         retention=json.loads(measured.read_text(encoding="utf-8")),
@@ -148,7 +158,32 @@ STAGES: dict[str, Stage] = {
 def timed(run: Run, name: str) -> dict[str, Any]:
     """A stage's result, with the seconds it took in this call."""
     started = time.monotonic()
-    return STAGES[name](run) | {"duration_s": round(time.monotonic() - started, 2)}
+    try:
+        result = STAGES[name](run)
+    except OSError as error:
+        if isinstance(error, StillproofError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise StorageError(
+            f"the disk refused in stage {name}: {error.strerror}",
+            str(error.filename or run.out),
+            "free some space, then go on with --if-exists resume: what was stored is kept",
+        ) from error
+    return result | {"duration_s": round(time.monotonic() - started, 2)}
+
+
+def forget_from(run: Run, name: str) -> None:
+    """Drop the results of a stage and of those after it. The teacher's answers were paid for and are kept."""
+    made = {
+        "generate": ("accepted.json",),
+        "cache": ("cache",),
+        "train": ("train", "control", "preflight.json"),
+        "eval": ("retention.json",),
+        "ship": ("student", "result.json", "retention.html"),
+    }
+    for stage in list(STAGES)[list(STAGES).index(name) :]:
+        for path in (run.out / part for part in made[stage]):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    run.__dict__.pop("accepted", None)
 
 
 def finish(run: Run, started_s: float, made: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -161,6 +196,7 @@ def finish(run: Run, started_s: float, made: Mapping[str, dict[str, Any]]) -> di
         "name": run.config.name,
         "gate": made["eval"]["gate"],
         "terms": run.verdict.to_json(),
+        "data": _data_report(run),
         "retention": made["eval"],
         "n_tokens": student["n_tokens"],
         "duration_s": round(time.monotonic() - started_s, 1),
@@ -245,10 +281,31 @@ def _preflight(run: Run) -> dict[str, Any]:
     return found
 
 
+def _has_control(config: DistillConfig) -> bool:
+    """A control that learned the same text by the same loss would be the student again."""
+    return config.train.control and (config.soft_targets or config.data.control is not None)
+
+
+def _data_report(run: Run) -> dict[str, Any]:
+    """What was learned, and what was not: nothing is left out in silence."""
+    parted, rows = run.parted, run.rows
+    return {
+        "train": parted.train.source,
+        "heldout": parted.heldout.source,
+        "n_documents": len(parted.train.items),
+        "n_documents_heldout": len(parted.heldout.items),
+        "dropped_because_held_out": len(parted.overlaps),
+        "bad_lines": [f"{bad.where}: {bad.reason}" for bad in parted.train.bad[:20]],
+        "n_bad_lines": len(parted.train.bad),
+        "truncated": rows.n_truncated,
+        "left_out_beyond_max_tokens": rows.n_left_out,
+    }
+
+
 def _report(run: Run, which: str, trained: Trained) -> dict[str, Any]:
     """Counts and speed over all calls that trained it, read from the metrics, so that a resumed run tells the same."""
     steps = _metrics(run, which)
-    seconds = sum(step["step_s"] for step in steps)
+    seconds = sum(step["step_s"] for step in steps) or 1e-9
     return {
         "n_steps": trained.step,
         "n_tokens": trained.n_tokens,
@@ -317,6 +374,7 @@ def _retention(run: Run, models: Mapping[str, Any], rows: Rows, what: str) -> di
         confidence=config.confidence,
         resamples=config.resamples,
         seed=run.config.seed,
+        control_text="the same text" if run.config.data.control is None else run.config.data.control,
         run=Recomputed(
             command="stillproof distill eval --config config.json --out . --if-exists resume",
             config_sha256=sha256_of(run.config.model_dump(mode="json")),
@@ -338,21 +396,25 @@ def _bytes_scored(rows: Rows, tokenizer: Any) -> np.ndarray:
 
 
 def _answers(run: Run, students: Mapping[str, Any]) -> dict[str, Any]:
-    """Exact match of everybody's answers to held-out prompts, at temperature 0."""
+    """Exact match of everybody's answers to held-out prompts, at temperature 0, asked as the training prompts were."""
     from stillproof.distill import retention as measure
+    from stillproof.distill.generate import answers as answers_in
+    from stillproof.distill.generate import requests_for
 
     config = run.config.eval
     items = [item for item in run.parted.heldout.items if item.messages and item.response is not None]
     items = items[: config.max_answers]
     if not items:
         raise InputError("no held-out prompt has a gold answer", run.parted.heldout.source, "set eval.answers=false")
-    requests = [Request(item.messages, Sampling(temperature=0.0, max_tokens=config.answer_tokens)) for item in items]
+    greedy = {"temperature": 0.0, "max_tokens": config.answer_tokens, "samples": 1, "top_p": None, "top_k": None}
+    requests = requests_for(items, run.config.generate.model_copy(update=greedy))
     run.ask_teacher(requests)
-    by_key = {item.request_key: item.response for item in run.answers(requests)}
+    with Store.open(run.store_path) as store:
+        by_key = {item.request_key: item.response for item in answers_in(store, requests, run.identity.model)}
     answers = {"teacher": [by_key.get(request.key(run.identity.model)) for request in requests]}
     for name, model in students.items():
         run.on_event(Event(stage="eval", done=0, total=len(items), unit="answers", note=f"{name} answers"))
-        prompts = [item.messages for item in items]
+        prompts = [request.messages for request in requests]
         answers[name] = measure.answer_prompts(
             model, run.tokenizer, prompts, max_tokens=config.answer_tokens, batch_size=64
         )
@@ -374,15 +436,12 @@ def _gate(config: DistillConfig, result: Mapping[str, Any]) -> str | None:
 # --- what the shipped folder says -----------------------------------------------------------------------------
 
 
-def _start(run: Run) -> Start:
-    """The model that the student's first weights came from, and the verdict on its own terms."""
-    source = run.start_source
-    kind = "smollm2" if source == "smollm2" else "gguf" if source.endswith(".gguf") else "weights"
-    model = "" if kind == "smollm2" else source
-    teacher = run.config.teacher.model_copy(update={"kind": kind, "model": model, "base_urls": ()})
-    layers = None if run.config.student.model else run.layers_kept(_n_layers(run))
-    detail = None if layers is None else f"layers {', '.join(map(str, layers))} of {_n_layers(run)}"
-    return Start(identify(teacher), ask_terms(run.config, teacher, derivative=True), detail)
+def _layers_of(run: Run) -> str | None:
+    """Which layers the student kept, in words; None where it is another model."""
+    if run.config.student.model is not None:
+        return None
+    n = _n_layers(run)
+    return f"layers {', '.join(map(str, run.layers_kept(n) or ()))} of {n}"
 
 
 def _n_layers(run: Run) -> int:
@@ -392,14 +451,18 @@ def _n_layers(run: Run) -> int:
 
 
 def _without_local_paths(config: DistillConfig) -> DistillConfig:
-    """The config as it may be published: a path on this machine is reduced to its last part."""
+    """The config as it may be published: paths on this machine reduced to their last part, hosts left out."""
 
     def public(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: public(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [public(inner) for inner in value]
         return _public(value) if isinstance(value, str) else value
 
-    return DistillConfig.model_validate(public(config.model_dump(mode="json")))
+    values = public(config.model_dump(mode="json"))
+    values["teacher"]["base_urls"] = []
+    return DistillConfig.model_validate(values)
 
 
 def _public(text: str) -> str:

@@ -16,7 +16,7 @@ _KEPT_AT_EACH_END = 3
 def choose_layers(n_teacher: int, n_student: int) -> tuple[int, ...]:
     """Which of `n_teacher` layers to keep: up to three at each end, the rest spread evenly between them.
 
-    Raises ConfigError where the student would not be smaller than the teacher, or empty.
+    Raises ConfigError where there are not so many, or none is asked for.
     """
     if not 1 <= n_student <= n_teacher:
         raise ConfigError(

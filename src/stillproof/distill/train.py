@@ -94,13 +94,14 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     steps = schedule(len(rows), config, seed)
-    signature = _signature(rows, config, seed, n_vocab, dtype)
     _put_on_device(student, config)
+    signature = _signature(rows, config, seed, n_vocab, f"{dtype} on {student.device.type}")
     optimiser = _optimiser(student, config)
     step = _load_checkpoint(student, optimiser, folder, signature)
     end = len(steps) if until_step is None else min(until_step, len(steps))
     objective = _Objective(rows, targets_of, find_loss(config.loss), config.ce_weight, n_vocab, dtype)
-    student.train()
+    # No dropout: a resumed run must see the very network that was interrupted.
+    student.eval()
     started, began_at, tokens_read = time.monotonic(), step, 0
     while step < end:
         began_s = time.monotonic()
@@ -132,7 +133,6 @@ def train(
                 metrics={"loss_nats": loss_nats, "tokens_per_s": rate},
             )
         )
-    student.eval()
     duration_s = time.monotonic() - started
     n_tokens = sum(rows.take(batch).n_tokens for batch in steps[:step])
     return Trained(step, len(steps), n_tokens, duration_s, tokens_read / duration_s if tokens_read else None)
@@ -205,9 +205,9 @@ def _sum_gradients(student: Any, loss: torch.Tensor, n_positions: int) -> float:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        parameter.grad.mul_(n_positions / float(count[0]))
+        parameter.grad.mul_(n_positions / max(float(count[0]), 1.0))
         torch.distributed.all_reduce(parameter.grad)
-    return float(count[1] / count[0])
+    return float(count[1] / count[0].clamp_min(1.0))
 
 
 def _is_first_process() -> bool:
@@ -217,10 +217,10 @@ def _is_first_process() -> bool:
 # --- checkpoints and metrics ----------------------------------------------------------------------------------
 
 
-def _signature(rows: Rows, config: TrainConfig, seed: int, n_vocab: int, dtype: str) -> str:
+def _signature(rows: Rows, config: TrainConfig, seed: int, n_vocab: int, arithmetic: str) -> str:
     """What a checkpoint belongs to: everything that decides the steps, and nothing that does not."""
     settings = config.model_dump(mode="json", exclude={"checkpoint_steps", "control", "preflight_steps", "threads"})
-    text = json.dumps([rows.digest, settings, seed, n_vocab, dtype], sort_keys=True)
+    text = json.dumps([rows.digest, settings, seed, n_vocab, arithmetic], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -276,4 +276,8 @@ def _cut_metrics(folder: Path, step: int) -> None:
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
+    if kept == lines:
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

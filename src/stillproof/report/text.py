@@ -127,7 +127,7 @@ def retention_footnote(retention: Mapping[str, Any]) -> str:
     if retention.get("confidence") is not None:
         said.append(f"{100 * retention['confidence']:g}% intervals, over documents (of answers: exact)")
     said.append("untrained is the student before training")
-    said.append("control had the same start, tokens and steps under plain cross-entropy")
+    said.append("control had the same start and took as many steps under plain cross-entropy")
     return "; ".join(said)
 
 

@@ -234,7 +234,7 @@ class LocalTeacher:
         if self._tokenizer.chat_template:
             tools = json.loads(request.tools) if request.tools else None
             text = self._tokenizer.apply_chat_template(
-                [_template_message(message) for message in request.messages],
+                [template_message(message) for message in request.messages],
                 tools=tools,
                 add_generation_prompt=True,
                 tokenize=False,
@@ -371,7 +371,7 @@ def _first(tokens: ResponseTokens, n: int) -> ResponseTokens:
     )
 
 
-def _template_message(message: Message) -> dict[str, Any]:
+def template_message(message: Message) -> dict[str, Any]:
     """A message as chat templates read it; fields that are absent are left out."""
     row: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.name is not None:

@@ -2,7 +2,7 @@
 
 Fidelity (KL to the teacher, top-1 agreement) and quality (perplexity, bits per byte on the text itself) are two axes:
 a student trained on plain text can win the second and lose the first. So both are always given, for the student, the
-same student before training (init) and a control trained with plain cross-entropy on the same tokens.
+same student before training (init) and a control that took as many steps under plain cross-entropy.
 
     scoring.py     score(models, rows, ...)    -> Scores   one pass, sums per document
     estimates.py   retention(scores, ...)      -> dict     estimates with intervals over documents, and one Finding

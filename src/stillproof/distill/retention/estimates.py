@@ -18,15 +18,25 @@ REFERENCES = ("init", "student", "control")
 
 
 def retention(
-    scores: Scores, *, confidence: float = 0.95, resamples: int = 2000, seed: int, run: Run | None = None
+    scores: Scores,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int,
+    run: Run | None = None,
+    control_text: str = "the same text",
 ) -> dict[str, Any]:
     """Estimates per token position, each with `<key>_interval: [low, high]` by cluster bootstrap over documents.
 
     Keys, for each name in (init, student, control): `kl_<name>_nats`, `agreement_<name>`; for those and the teacher:
     `perplexity_<name>`, `bits_per_byte_<name>`; `kl_student_over_control`, the paired ratio. What was not measured,
     and an interval over fewer than two documents, is None. `findings` holds whether the student is nearer to the
-    teacher than the control is, as JSON. Intervals say how the numbers would vary over documents like these, not
-    over trainings: one training run each was measured. Their true coverage: `stats.cluster_bootstrap`.
+    teacher than the control is, as JSON. `control_text` says what the control, which took as many steps under plain
+    cross-entropy, learned from; the finding tells it among its assumptions.
+
+    Intervals say how the numbers would vary over documents like these, not over trainings: one training run each was
+    measured. They take the documents as independent; those that share wordings or prompts are not, and then the
+    intervals are too narrow. Their true coverage where documents are independent: `stats.cluster_bootstrap`.
     """
 
     def estimate(key: str, numerators: Sums | None, denominators: ArrayLike | None, top: float) -> dict[str, Any]:
@@ -52,7 +62,7 @@ def retention(
     result["n_documents"] = int(np.count_nonzero(n))
     result["confidence"] = confidence
     compared = student is not None and control is not None
-    result["findings"] = [_nearer(scores, result, seed=seed, run=run).to_json()] if compared else []
+    result["findings"] = [_nearer(scores, result, control_text, seed=seed, run=run).to_json()] if compared else []
     return result
 
 
@@ -80,7 +90,7 @@ def _exponential(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _nearer(scores: Scores, result: Mapping[str, Any], *, seed: int, run: Run | None) -> Finding:
+def _nearer(scores: Scores, result: Mapping[str, Any], control_text: str, *, seed: int, run: Run | None) -> Finding:
     used = scores.n_positions > 0
     n_positions = int(scores.n_positions.sum())
     test = stats.paired_sign_flip((scores.kl_nats["control"] - scores.kl_nats["student"])[used], seed=seed)
@@ -90,7 +100,7 @@ def _nearer(scores: Scores, result: Mapping[str, Any], *, seed: int, run: Run | 
     effect = Effect("KL of the student over KL of the control", "ratio", ratio, low, high, result["confidence"])
     return Finding(
         claim="on held-out documents like these, the student's next-token distributions are nearer to the teacher's "
-        "than those of a control trained with cross-entropy on the same tokens",
+        "than those of a control that took as many steps under plain cross-entropy",
         verb="distill",
         test="paired sign flip over documents, one-sided",
         kind="reference_based",
@@ -104,7 +114,9 @@ def _nearer(scores: Scores, result: Mapping[str, Any], *, seed: int, run: Run | 
         log10_p=test.log10_p,
         effect=None if ratio is None else effect,
         assumptions=(
-            "documents are independent draws from one source",
+            f"the control learned {control_text}",
+            "documents are independent draws from one source; documents that share wordings or prompts are not, and "
+            "then the interval is too narrow and the p-value too small",
             "one student and one control were trained: nothing is said of other seeds",
         ),
         run=run,

@@ -202,7 +202,8 @@ def _score_batch(
         for name, measured in _score_chunk(heads, {n: h[at] for n, h in hidden.items()}, gold[chunk]):
             for column, values in measured.items():
                 sums: dict[str, Sums] = getattr(totals, column)
-                np.add.at(sums[name], document[chunk], values.double().cpu().numpy())
+                # To the CPU first: Apple's MPS has no float64.
+                np.add.at(sums[name], document[chunk], values.cpu().double().numpy())
 
 
 def _score_chunk(
