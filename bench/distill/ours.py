@@ -285,7 +285,8 @@ def mark(clock: measure.Clock, event: Event) -> None:
 
 def save_rows(path: Path, rows: Rows) -> None:
     columns = asdict(rows)
-    columns.pop("n_truncated")
+    for count in ("n_truncated", "n_left_out"):
+        columns.pop(count)
     np.savez(path, **columns)
 
 

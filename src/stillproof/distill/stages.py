@@ -385,13 +385,13 @@ def _retention(run: Run, models: Mapping[str, Any], rows: Rows, what: str) -> di
 
 
 def _bytes_scored(rows: Rows, tokenizer: Any) -> np.ndarray:
-    """UTF-8 bytes of the scored tokens of each document, shape [n_documents]; the end token has none."""
+    """UTF-8 bytes of the scored tokens of each document, shape [n_documents]; special tokens have none."""
     row, position = np.nonzero(rows.targets_mask)
     document, ids = rows.document[row, position], rows.input_ids[row, position + 1]
     n_bytes = np.zeros(int(document.max()) + 1)
     for number in np.unique(document):
-        own = ids[(document == number) & (ids != tokenizer.eos_token_id)]
-        n_bytes[number] = len(tokenizer.decode(own.tolist()).encode())
+        own = ids[document == number].tolist()
+        n_bytes[number] = len(tokenizer.decode(own, skip_special_tokens=True).encode())
     return n_bytes
 
 
