@@ -111,7 +111,7 @@ def teach_specialist(folder: Path, on_event: OnEvent = ignore) -> Path:
     if folder.exists():
         return folder
     model, tokenizer = load_weights("smollm2")
-    rows = pack(intents("teach"), tokenizer, row_tokens=256)
+    rows = pack(intents("teach", size=700), tokenizer, row_tokens=256)
     config = TrainConfig(loss="cross_entropy", learning_rate=2e-4, checkpoint_steps=20)
     training = folder.with_name(f"{SPECIALIST}-training")
     on_event(Event(stage=SPECIALIST, done=0, total=None, note="teaching SmolLM2 a task, to have something to distil"))

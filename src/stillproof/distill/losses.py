@@ -163,6 +163,11 @@ def _buffers(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -
     )
 
 
+def release_buffers() -> None:
+    """Give the kept buffers back; the next loss makes them anew."""
+    _buffers.cache_clear()
+
+
 def _workspace(head: Tensor, dtype: torch.dtype) -> _Workspace:
     v, h = head.shape
     return _buffers((v, h), dtype, head.device)

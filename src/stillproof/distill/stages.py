@@ -10,6 +10,7 @@ ship      the student as a folder that transformers loads
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import resource
 import shutil
@@ -77,6 +78,7 @@ def cache_stage(run: Run) -> dict[str, Any]:
             seed=run.config.seed,
             on_event=run.on_event,
         )
+        _release()
     kept = {name: built.manifest[name] for name in ("n_positions", "bytes", "fidelity")}
     return {"folder": str(folder), **kept}
 
@@ -232,7 +234,7 @@ def _train(run: Run, which: Literal["train", "control"], until_step: int | None 
         stored = Cache(run.out / "cache")
         stored.check(_cache_key(run))
         targets_of = stored.targets
-    return training.train(
+    trained = training.train(
         run.fresh_student(),
         rows,
         targets_of,
@@ -245,6 +247,16 @@ def _train(run: Run, which: Literal["train", "control"], until_step: int | None 
         until_step=until_step,
         on_event=run.on_event,
     )
+    _release()
+    return trained
+
+
+def _release() -> None:
+    """Give back what a training run leaves: its student and optimiser refer to themselves and wait for the collector."""
+    from stillproof.distill.losses import release_buffers
+
+    release_buffers()
+    gc.collect()
 
 
 def _preflight(run: Run) -> dict[str, Any]:
@@ -276,6 +288,8 @@ def _preflight(run: Run) -> dict[str, Any]:
         "warning": warning if teacher >= student else None,
     }
     write_json(path, found)
+    del models
+    _release()
     note = found["warning"] or f"the teacher is better than a quick student: perplexity {teacher:.2f} to {student:.2f}"
     run.on_event(Event(stage="preflight", done=1, total=1, note=note))
     return found

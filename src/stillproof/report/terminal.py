@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from stillproof.report.text import (
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_NO_WRAP = tuple(title for _, title in MODELS)
 _DECISION_STYLES = {"found": "bold red", "not_found": "green", "inconclusive": "yellow"}
 
 
@@ -46,11 +46,40 @@ def is_retention(value: object) -> bool:
     return isinstance(value, Mapping) and ("kl_student_nats" in value or "exact_match_student" in value)
 
 
+def is_run(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and {"retention", "student_dir", "terms"} <= set(value)
+
+
+def _run(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """A whole run in short: what was kept and lost, here and elsewhere, then where the student is."""
+    retention = value["retention"]
+    name = f"{title}: {value.get('name', '')}" if title else str(value.get("name", ""))
+    measured = {"held-out": retention, **(retention.get("elsewhere") or {})}
+    for source, numbers in measured.items():
+        yield from _retention(f"{name}: {source}", {**numbers, "elsewhere": None, "findings": None})
+    stages, findings = value.get("stages") or {}, retention.get("findings") or ()
+    preflight = (stages.get("train") or {}).get("preflight") or {}
+    terms = value["terms"]
+    brief = {
+        "gate": value.get("gate"),
+        **{f"finding {n}": f"{f['decision']}: {f['claim']}; {p_value(f)}" for n, f in enumerate(findings, 1)},
+        "warning": preflight.get("warning"),
+        "terms": f"{terms.get('decision')}, {terms.get('title')}" if terms.get("title") else terms.get("decision"),
+        "grant": (terms.get("grant") or {}).get("id"),
+        "student": value["student_dir"],
+        **{name: value.get(name) for name in ("n_tokens", "tokens_per_s", "duration_s", "peak_rss_mb", "allocator")},
+        "everything": f"{Path(str(value['student_dir'])).parent}/result.json, retention.html beside it",
+    }
+    yield _pairs(name, {key: entry for key, entry in brief.items() if entry is not None})
+
+
 def _renderables(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
     if is_finding(value):
         yield _finding(value)
     elif is_retention(value):
         yield from _retention(title or "retention", value)
+    elif is_run(value):
+        yield from _run(title, value)
     else:
         yield from _mapping(title, value)
 
@@ -177,7 +206,8 @@ def _table(title: str, columns: list[str], *, header: bool) -> Table:
         pad_edge=False,
     )
     for column in columns:
-        table.add_column(_text(column), overflow="fold", no_wrap=column in _NO_WRAP)
+        # What is measured stays readable where long intervals want the room: those fold.
+        table.add_column(_text(column), overflow="fold", min_width=14 if header and not column else None)
     return table
 
 
