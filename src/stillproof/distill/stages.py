@@ -252,7 +252,7 @@ def _train(run: Run, which: Literal["train", "control"], until_step: int | None 
 
 
 def _release() -> None:
-    """Give back what a training run leaves: its student and optimiser refer to themselves and wait for the collector."""
+    """Give back what a training run leaves: student and optimiser refer to themselves and wait for the collector."""
     from stillproof.distill.losses import release_buffers
 
     release_buffers()
