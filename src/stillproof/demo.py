@@ -106,6 +106,7 @@ def teach_specialist(folder: Path, on_event: OnEvent = ignore) -> Path:
     from stillproof.distill.builtin import intents
     from stillproof.distill.pack import pack
     from stillproof.distill.train import train
+    from stillproof.teacher.gguf import quiet
     from stillproof.teacher.weights import load_weights
 
     if folder.exists():
@@ -121,7 +122,8 @@ def teach_specialist(folder: Path, on_event: OnEvent = ignore) -> Path:
         on_event=on_event,
     )  # fmt: skip
     made = folder.with_name(f".{folder.name}.making")
-    model.save_pretrained(made)
+    with quiet():
+        model.save_pretrained(made)
     tokenizer.save_pretrained(made)
     (made / "README.md").write_text("---\nlicense: apache-2.0\n---\nSmolLM2, taught one task by a demo.\n", "utf-8")
     shutil.rmtree(training)

@@ -40,8 +40,10 @@ def open_run(config: DistillConfig, out: Path, if_exists: IfExists, on_event: On
             "WORLD_SIZE",
             "start it without torchrun; `distill.train.train` shares steps where you initialise torch.distributed",
         )
-    identity, verdict, start = _asked(config)
-    _check_loss(config.train.loss)
+    check_loss(config.train.loss)
+    identity, verdict, start = asked(config)
+    if out.exists() and not out.is_dir():
+        raise OutputExistsError("is a file, not a folder", str(out), "give another --out")
     fresh = not out.exists() or all(path.suffix == ".tmp" for path in out.iterdir())
     if not fresh:
         if if_exists == "fail":
@@ -56,29 +58,29 @@ def open_run(config: DistillConfig, out: Path, if_exists: IfExists, on_event: On
     return Run(config, out, verdict, identity, start, on_event)
 
 
-def _asked(config: DistillConfig) -> tuple[Identity, terms.Verdict, Start]:
+def asked(config: DistillConfig) -> tuple[Identity, terms.Verdict, Start]:
     """Who the teacher is, and the verdicts on it and on the student's first weights; all allow, or TermsError."""
-    start_config = _start_config(config)
-    own = start_config.model_copy(update={"licence": None}) == config.teacher.model_copy(update={"licence": None})
-    for teacher in (config.teacher, start_config):
+    first = start_config(config)
+    own = first.model_copy(update={"licence": None}) == config.teacher.model_copy(update={"licence": None})
+    for teacher in (config.teacher, first):
         terms.require(ask_terms(config, teacher))
         if teacher.kind == "weights":
             # A hub repository's own card counts for more than what the config declares: fetched, then asked again.
             weights_folder(teacher.model)
     verdict = ask_terms(config, config.teacher, derivative=own)
-    start_verdict = ask_terms(config, start_config, derivative=True)
+    start_verdict = ask_terms(config, first, derivative=True)
     for answer in (verdict, start_verdict):
         terms.require(answer)
-    return identify(config.teacher), verdict, Start(identify(start_config), start_verdict)
+    return identify(config.teacher), verdict, Start(identify(first), start_verdict)
 
 
-def _check_loss(name: str) -> None:
+def check_loss(name: str) -> None:
     from stillproof.distill.losses import find_loss
 
     find_loss(name)
 
 
-def _start_config(config: DistillConfig) -> TeacherConfig:
+def start_config(config: DistillConfig) -> TeacherConfig:
     """The student's first weights, described as a teacher is, so that they are asked the same way."""
     student = config.student
     source = student.model or student.layers_of

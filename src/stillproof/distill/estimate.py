@@ -25,7 +25,7 @@ GENERATE_EFFICIENCY = 0.08
 
 def estimate(config: DistillConfig) -> dict[str, Any]:
     """The plan of a run. Reads the data and the sizes of the models; loads no weights and calls nobody."""
-    from stillproof.distill.admission import ask_terms
+    from stillproof.distill.admission import ask_terms, start_config
     from stillproof.teacher import identify
 
     identity = identify(config.teacher)
@@ -38,7 +38,12 @@ def estimate(config: DistillConfig) -> dict[str, Any]:
         "text": config.data.text,
         "loss": config.train.loss,
         "teacher": identity.model,
-        "terms": {"decision": verdict.decision, "allowed": verdict.allowed, "why": verdict.why},
+        "terms": {
+            "decision": verdict.decision,
+            "allowed": verdict.allowed,
+            "why": verdict.why,
+            "declared_by": verdict.declared_by,
+        },
         "n_documents": len(train.items),
         "n_documents_heldout": None if heldout is None else len(heldout.items),
         "bad_lines": len(train.bad),
@@ -59,7 +64,11 @@ def estimate(config: DistillConfig) -> dict[str, Any]:
         "tokens": f"{CHARS_PER_TOKEN:g} characters a token",
         "hours": "sizes of the models over the speed of a matrix product here; without the answers of an endpoint",
     }
-    plan["gate"] = None if verdict.allowed else f"the terms stop this run: {verdict.why}"
+    first = ask_terms(config, start_config(config), derivative=True)
+    stopped = [f"the terms stop this run: {v.model}: {v.why}" for v in (verdict, first) if not v.allowed]
+    if plan["disk_mb"] is None:
+        stopped.append(f"no weights at {config.student.model or config.student.layers_of!r} to start the student from")
+    plan["gate"] = "; ".join(stopped) or None
     return plan
 
 

@@ -23,6 +23,7 @@ from stillproof import lineage, terms
 from stillproof.config import dump
 from stillproof.distill.card import CONFIG_FILE, Owed, Start, card, plain, public_name
 from stillproof.errors import ConfigError, InputError, OutputExistsError, StorageError
+from stillproof.teacher.gguf import quiet
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -72,7 +73,8 @@ def ship(
         # What an interrupted run left behind; the name is ours alone.
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        student.save_pretrained(str(building))
+        with quiet():
+            student.save_pretrained(str(building))
         tokenizer.save_pretrained(str(building))
         (building / CONFIG_FILE).write_text(dump(config), encoding="utf-8")
         order_file = "data_order" + "".join(data_order.suffixes)

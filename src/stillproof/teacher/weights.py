@@ -60,7 +60,10 @@ def load_weights(
     try:
         with quiet():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32 if dtype == "fp32" else torch.bfloat16, local_files_only=True
+                folder,
+                dtype=torch.float32 if dtype == "fp32" else torch.bfloat16,
+                local_files_only=True,
+                use_safetensors=True,  # never a pickle
             )
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
