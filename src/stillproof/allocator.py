@@ -1,7 +1,11 @@
-"""Which allocator serves this process: a speed on a CPU means little without it (see dev/LOG.md)."""
+"""Which allocator serves this process, and giving back what it holds.
+
+A speed on a CPU means little without the allocator's name (see dev/LOG.md).
+"""
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from pathlib import Path
 
@@ -16,3 +20,12 @@ def in_use() -> str:
         if f"lib{name}" in loaded:
             return name
     return "glibc" if platform.libc_ver()[0] == "glibc" else "unknown"
+
+
+def give_back() -> None:
+    """Have glibc return freed memory to the system, holes inside its heap included; nothing under another allocator.
+
+    Between stages, never between steps: a step would fault it all in again.
+    """
+    if in_use() == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -257,6 +257,7 @@ def _release() -> None:
 
     release_buffers()
     gc.collect()
+    allocator.give_back()
 
 
 def _preflight(run: Run) -> dict[str, Any]:
