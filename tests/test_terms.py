@@ -204,7 +204,9 @@ def test_an_unknown_service_says_what_is_reported_and_that_it_is_only_reported()
 
 @pytest.mark.parametrize("licence", ["apache-2.0", "llama3.1"])
 def test_an_allowed_use_goes_on(licence: str) -> None:
-    terms.require(ask(licence))
+    verdict = ask(licence)
+    terms.require(verdict)
+    assert verdict.allowed
 
 
 # --- grants ---------------------------------------------------------------------------------------------------

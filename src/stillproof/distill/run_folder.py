@@ -67,22 +67,8 @@ class Run:
         return corpus.read_prompts(source, self.config.data)
 
     def text(self, items: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
-        """What is learned of some items: their own text, or the teacher's answers in the order of the prompts.
-
-        Raises TermsError where given text was written by a model under terms that nobody recorded.
-        """
-        if self.config.data.text == "teacher":
-            return self.answers(self.requests(items))
-        for item in items:
-            if item.model is not None and (
-                item.provenance is None or not (item.provenance.terms or item.provenance.grant)
-            ):
-                raise TermsError(
-                    f"this text was written by the model {item.model!r}, and no terms are recorded with it",
-                    item.id,
-                    "have stillproof generate it, which asks for the terms, or use text that no model wrote",
-                )
-        return items
+        """What is learned of some items: their own text, or the teacher's answers in the order of the prompts."""
+        return _of_known_terms(items) if self.config.data.text == "given" else self.answers(self.requests(items))
 
     def pack(self, items: Iterable[Exchange], max_tokens: int | None) -> Rows:
         """Rows of some items, in the form that the config asks for."""
@@ -103,7 +89,7 @@ class Run:
             return self.rows
         gold = corpus.check_no_overlap(_shuffled(corpus.read_documents(source, self.config.data), self.config.seed),
                                        self.parted.heldout)  # fmt: skip
-        return self.pack(gold.train.items, self.config.data.max_tokens)
+        return self.pack(_of_known_terms(gold.train.items), self.config.data.max_tokens)
 
     @cached_property
     def heldout_rows(self) -> Rows:
@@ -295,6 +281,19 @@ def write(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _of_known_terms(items: tuple[Exchange, ...]) -> tuple[Exchange, ...]:
+    """The items; TermsError where one was written by a model under terms that nobody recorded."""
+    for item in items:
+        known = item.provenance is not None and (item.provenance.terms or item.provenance.grant)
+        if item.model is not None and not known:
+            raise TermsError(
+                f"this text was written by the model {item.model!r}, and no terms are recorded with it",
+                item.id,
+                "have stillproof generate it, which asks for the terms, or use text that no model wrote",
+            )
+    return items
 
 
 def _shuffled(documents: corpus.Documents, seed: int) -> corpus.Documents:

@@ -1,4 +1,4 @@
-"""The stages of a run. Each finds what earlier stages left in the run's folder, and does nothing twice.
+"""The stages of a run. Each finds what earlier stages left in the run's folder; no answer, shard or step is made twice.
 
 generate  the teacher answers the prompts, training and held-out
 cache     the teacher's distributions on the training rows
