@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillproof.errors import InputError, SchemaError
-from stillproof.finding import Check, Effect, Finding, Run, decide, exit_code, holm
+from stillproof.finding import LOG10_E_ZERO, Check, Effect, Finding, Run, Signal, decide, exit_code, holm, log10_e
 
 FOUND = Finding(
     claim="this model learned from text that carries our key",
@@ -29,6 +29,25 @@ FOUND = Finding(
     checks=(Check("decoy keys", True, "1,000 decoys, KS p 0.4"), Check("copied bigrams", None)),
     evidence=("a-0", "b-0"),
     run=Run("stillproof trace scan", "ab" * 32, "0.1.0", 7),
+)
+CAMPAIGN = replace(
+    FOUND,
+    claim="these accounts share templates more than honest clusters do",
+    verb="guard",
+    kind="reference_based",
+    n=300,
+    n_unit="accounts",
+    alpha=0.05,
+    log10_p=-4.0,
+    log10_e=3.6,
+    n_reference=9_999,
+    accounts=("0f" * 16, "1a" * 16),
+    rank=1,
+    e_threshold=1_200.0,
+    signals=(
+        Signal("rare template", "coordination", 0.8, "share", 8.0, "averaged", "popularity discounted"),
+        Signal("canary", "canary", None, "count", 0.0, "added"),
+    ),
 )
 UNFOUND = replace(FOUND, decision="not_found", log10_p=-0.2)
 
@@ -115,6 +134,62 @@ def test_an_e_value_decides_where_there_is_no_p_value() -> None:
         replace(finding, log10_e=1.9)
 
 
+def test_a_campaign_survives_json_and_shows_its_e_value() -> None:
+    row = json.loads(json.dumps(CAMPAIGN.to_json()))
+    assert row["e_value"] == pytest.approx(10**3.6)
+    assert row["e_threshold"] == 1_200.0
+    assert row["signals"][1]["value"] is None
+    assert Finding.from_json(row) == CAMPAIGN
+    assert FOUND.to_json()["e_value"] is None
+    assert FOUND.to_json()["e_threshold"] is None
+
+
+def test_a_finding_written_before_these_fields_is_still_read() -> None:
+    row = FOUND.to_json()
+    for name in ("accounts", "rank", "e_threshold", "signals", "e_value"):
+        del row[name]
+    assert Finding.from_json(row) == FOUND
+
+
+def test_where_a_threshold_is_given_the_e_value_decides_and_not_the_p_value() -> None:
+    below = replace(CAMPAIGN, log10_e=3.0, decision="not_found")
+    assert below.log10_p == -4.0
+    with pytest.raises(InputError, match="contradicts log10 e"):
+        replace(below, decision="found")
+    assert replace(CAMPAIGN, log10_e=math.log10(1_200.0)).decision == "found"
+    assert replace(below, e_threshold=None, decision="found").decision == "found"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"log10_e": None}, "without an e-value"),
+        ({"e_threshold": 19.0}, "below 1/alpha"),
+        ({"e_threshold": math.inf}, "e_threshold is inf"),
+        ({"log10_e": 4.1}, "more than a rank among 9999"),
+        ({"rank": 0}, "rank is 0"),
+        ({"rank": 10_001}, "rank is 10001"),
+        ({"rank": 1.0}, "not a count"),
+        ({"signals": (Signal("x", "g", 1.0, "", 1.0, "multiplied"),)}, "not added or averaged"),
+        ({"signals": (Signal("x", "g", math.nan, "", 1.0, "added"),)}, "value of signal 'x'"),
+        ({"signals": (Signal("x", "g", 1.0, "", math.inf, "added"),)}, "bits of signal 'x'"),
+    ],
+)
+def test_a_campaign_that_nobody_should_believe_cannot_be_made(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        replace(CAMPAIGN, **changes)
+
+
+def test_an_e_value_of_zero_or_beyond_a_float_is_still_a_number_in_json() -> None:
+    nothing = replace(CAMPAIGN, log10_e=log10_e(0.0), decision="not_found")
+    assert (nothing.log10_e, nothing.e_value) == (LOG10_E_ZERO, 0.0)
+    huge = replace(FOUND, log10_p=None, log10_e=400.0)
+    assert json.loads(json.dumps(huge.to_json(), allow_nan=False))["e_value"] == 1e308
+    for e in (-1.0, math.inf, math.nan):
+        with pytest.raises(InputError):
+            log10_e(e)
+
+
 def test_decide_is_inconclusive_where_no_result_could_have_been_enough() -> None:
     assert decide(-1.2, 0.01, log10_floor=-1.2) == "inconclusive"
     assert decide(-2.0, 0.01, log10_floor=-4) == "found"
@@ -148,6 +223,8 @@ def test_design_based_and_reference_based_findings_are_never_mixed() -> None:
 def test_e_values_are_not_holms_business() -> None:
     with pytest.raises(InputError, match="e-BH"):
         holm([FOUND, replace(FOUND, log10_p=None, log10_e=3.0)])
+    with pytest.raises(InputError, match="paid for already"):
+        holm([CAMPAIGN])
 
 
 def test_exit_codes_put_a_finding_before_doubt_and_doubt_before_nothing() -> None:
@@ -176,6 +253,9 @@ def test_another_schema_is_refused() -> None:
         {"n": None},
         {"log10_p": "-3"},
         {"guilt": 1.0},
+        {"accounts": "a-0"},
+        {"signals": [{"name": "x"}]},
+        {"signals": 4},
     ],
 )
 def test_broken_json_is_an_input_error_not_a_traceback(changes: dict[str, Any]) -> None:

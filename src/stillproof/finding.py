@@ -4,6 +4,7 @@ Guard and trace return nothing else.
 
 A finding that nobody should believe cannot be made. The constructor refuses a decision without a p-value or
 e-value, a p-value above 1 or below what its reference set can give, and a decision that its own number contradicts.
+Where `e_threshold` is given (e-BH, e-LOND) the e-value decides; else the p-value; else the e-value against 1/alpha.
 
 - design_based: the null rests on coins that the owner tossed and recorded; p-values are exact.
 - reference_based: the null rests on a population (null models, benign accounts, exchangeable documents); the best
@@ -14,7 +15,7 @@ The two are never mixed in one number: `holm` takes findings of one kind.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,12 @@ SCHEMA = "finding/1"
 Verb = Literal["distill", "guard", "trace"]
 Kind = Literal["design_based", "reference_based"]
 Decision = Literal["found", "not_found", "inconclusive"]
+Combined = Literal["added", "averaged"]
+
+_LISTS = ("assumptions", "checks", "evidence", "accounts", "signals")
+
+LOG10_E_ZERO = -300.0
+"""How an e-value of 0 is written: no evidence at all, yet a finite number."""
 
 EXIT_CODES: dict[Decision, int] = {"not_found": 0, "found": 3, "inconclusive": 4}
 
@@ -48,6 +55,21 @@ class Check:
     name: str
     passed: bool | None
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One bar of a waterfall. `bits` is log2 evidence; what decides is the finding's own number, not their sum."""
+
+    name: str
+    group: str
+    """Bits of one group are averaged, bits of groups declared disjoint are added."""
+    value: float | None
+    """As measured, in `unit`; None where it was not."""
+    unit: str
+    bits: float
+    combined: Combined
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +114,13 @@ class Finding:
     evidence: tuple[str, ...] = ()
     """Exchange ids."""
     run: Run | None = None
+    accounts: tuple[str, ...] = ()
+    """Pseudonyms of the accounts that the claim is about."""
+    rank: int | None = None
+    """1 + null draws at or above the statistic, rounded up where they are weighted."""
+    e_threshold: float | None = None
+    """What the e-value had to reach: 1/alpha or more, several hypotheses paid for."""
+    signals: tuple[Signal, ...] = ()
 
     def __post_init__(self) -> None:
         fault = _fault(self)
@@ -99,17 +128,25 @@ class Finding:
             remedy = "give what the rule asks for, or decide 'inconclusive'"
             raise InputError(f"not a sound finding: {fault}", self.claim, remedy)
 
+    @property
+    def e_value(self) -> float | None:
+        """10^log10_e; 0 from LOG10_E_ZERO down, and no more than 1e308, which a float still holds."""
+        if self.log10_e is None or self.log10_e <= LOG10_E_ZERO:
+            return None if self.log10_e is None else 0.0
+        return 10.0 ** min(self.log10_e, 308.0)
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with the same fields, and `schema`. Absent data stays null."""
+        """A JSON object with the same fields, `schema`, and `e_value`. Absent data stays null."""
         row = asdict(self)
-        for name in ("assumptions", "checks", "evidence"):
+        for name in _LISTS:
             row[name] = list(row[name])
-        return {"schema": SCHEMA, **row}
+        return {"schema": SCHEMA, **row, "e_value": self.e_value}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Finding:
         """The inverse of `to_json`. Raises SchemaError for another schema, InputError that names the field at fault."""
         values = dict(row)
+        values.pop("e_value", None)  # derived from log10_e
         found = values.pop("schema", None)
         if found != SCHEMA:
             raise SchemaError(f"finding schema {found!r}, this version reads {SCHEMA!r}", remedy="update stillproof")
@@ -122,11 +159,19 @@ class Finding:
                 if values.get(name) is not None:
                     values[name] = kind(**values[name])
             values["checks"] = tuple(Check(**check) for check in values.get("checks", ()))
-            for name in ("assumptions", "evidence"):
+            values["signals"] = tuple(Signal(**signal) for signal in values.get("signals", ()))
+            for name in ("assumptions", "evidence", "accounts"):
                 values[name] = _texts(values.get(name, ()), name)
             return cls(**values)
         except TypeError as error:
             raise InputError(f"not a finding: {error}", claim, "write it with Finding.to_json") from error
+
+
+def log10_e(e: float) -> float:
+    """log10 of an e-value as a finding holds it: LOG10_E_ZERO for 0. Raises InputError for e < 0 or not finite."""
+    if not (math.isfinite(e) and e >= 0):
+        raise InputError(f"an e-value of {e!r}", remedy="give a finite number of 0 or more")
+    return max(LOG10_E_ZERO, math.log10(e)) if e > 0 else LOG10_E_ZERO
 
 
 def decide(log10_p: float, alpha: float, *, log10_floor: float = -math.inf) -> Decision:
@@ -140,12 +185,15 @@ def holm(findings: Sequence[Finding]) -> list[Finding]:
     """The findings with their p-values paid for by Holm, and decided again at their own alpha; inconclusive ones stay.
 
     The family is all findings that have a p-value, inconclusive ones included: they were looked at too. Raises
-    InputError where design-based and reference-based findings, or none and some p-values, are mixed.
+    InputError where design-based and reference-based findings, or none and some p-values, are mixed, or where e-BH has
+    decided already.
     """
     from stillproof import stats
 
     if len({finding.kind for finding in findings}) > 1:
         raise InputError("design-based and reference-based findings in one family", remedy="correct each kind alone")
+    if any(finding.e_threshold is not None for finding in findings):
+        raise InputError("a finding selected by its e-value in Holm's family", remedy="it is paid for already")
     raw = [finding.log10_p for finding in findings if finding.log10_p is not None]
     if len(raw) < sum(finding.decision != "inconclusive" for finding in findings):
         raise InputError("a finding without a p-value in Holm's family", remedy="select e-values with e-BH instead")
@@ -178,7 +226,10 @@ def _shape_fault(f: Finding) -> str | None:
     for name in ("claim", "test", "null", "n_unit"):
         if not isinstance(getattr(f, name), str) or not getattr(f, name).strip():
             return f"{name} is empty"
-    for name in ("n", "n_reference", "family_n"):
+    for signal in f.signals:
+        if signal.combined not in get_args(Combined):
+            return f"signal {signal.name!r} is combined {signal.combined!r}, not added or averaged"
+    for name in ("n", "n_reference", "family_n", "rank"):
         value = getattr(f, name)
         if (value is not None or name == "n") and (type(value) is not int or value < 0):
             return f"{name} is {value!r}, not a count"
@@ -186,8 +237,7 @@ def _shape_fault(f: Finding) -> str | None:
 
 
 def _number_fault(f: Finding) -> str | None:
-    for name in ("statistic", "log10_p", "log10_e", "log10_p_adjusted", "alpha"):
-        value = getattr(f, name)
+    for name, value in _numbers(f):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             return f"{name} is {value!r}, not a number"
         if value is not None and not math.isfinite(value):
@@ -200,7 +250,29 @@ def _number_fault(f: Finding) -> str | None:
             return f"{name} is {value}, above 0"
     if f.log10_p_adjusted is not None and (f.log10_p is None or f.log10_p_adjusted < f.log10_p - 1e-9):
         return "log10_p_adjusted is below log10_p: a correction never makes a p-value smaller"
-    return _floor_fault(f)
+    return _floor_fault(f) or _e_fault(f)
+
+
+def _numbers(f: Finding) -> Iterator[tuple[str, object]]:
+    for name in ("statistic", "log10_p", "log10_e", "log10_p_adjusted", "alpha", "e_threshold"):
+        yield name, getattr(f, name)
+    for signal in f.signals:
+        yield f"value of signal {signal.name!r}", signal.value
+        yield f"bits of signal {signal.name!r}", signal.bits
+
+
+def _e_fault(f: Finding) -> str | None:
+    if f.rank is not None and (f.rank < 1 or (f.n_reference is not None and f.rank > f.n_reference + 1)):
+        return f"rank is {f.rank} among {f.n_reference} null draws"
+    if f.e_threshold is not None and f.log10_e is None:
+        return "e_threshold without an e-value"
+    if f.e_threshold is not None and f.e_threshold < (1 - 1e-9) / f.alpha:
+        return f"e_threshold {f.e_threshold} is below 1/alpha: several hypotheses never need less than one"
+    if f.log10_e is None or f.n_reference is None or f.kind != "reference_based":
+        return None
+    if f.log10_e > math.log10(f.n_reference + 1) + 1e-9:
+        return f"log10_e is {f.log10_e}, more than a rank among {f.n_reference} null draws can give"
+    return None
 
 
 def _floor_fault(f: Finding) -> str | None:
@@ -219,10 +291,11 @@ def _decision_fault(f: Finding) -> str | None:
     if f.n == 0:
         return "n is 0 and yet it is decided"
     p = f.log10_p if f.log10_p_adjusted is None else f.log10_p_adjusted
-    if p is not None:
+    if f.log10_e is not None and (p is None or f.e_threshold is not None):
+        needed = -math.log10(f.alpha) if f.e_threshold is None else math.log10(f.e_threshold)
+        enough, number = f.log10_e >= needed - 1e-12, f"log10 e {f.log10_e}, to reach {needed},"
+    elif p is not None:
         enough, number = p <= math.log10(f.alpha) + 1e-12, f"log10 p {p}"
-    elif f.log10_e is not None:
-        enough, number = f.log10_e >= -math.log10(f.alpha) - 1e-12, f"log10 e {f.log10_e}"
     else:
         return "neither a p-value nor an e-value, and not inconclusive"
     if enough != (f.decision == "found"):

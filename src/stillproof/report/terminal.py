@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from stillproof.report.campaigns import campaigns_of, is_scan
 from stillproof.report.text import (
     ABSENT,
     MODELS,
@@ -73,6 +74,18 @@ def _run(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield _pairs(name, {key: entry for key, entry in brief.items() if entry is not None})
 
 
+def _scan(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """A guard scan in short: one row a campaign; its findings whole are in result.json and `guard explain`."""
+    table = _table(title, ["id", "decision", "accounts", "exchanges", "evidence", "top signals, bit"], header=True)
+    for c in campaigns_of(value):
+        evidence = f"e {c.e_value}\nneeded {c.e_threshold}\nrank {c.rank}"
+        cells = (c.id, f"{c.decision}\n{c.tier}", c.accounts, c.exchanges, evidence, c.top_signals)
+        table.add_row(*(_text(cell) for cell in cells))
+    nothing = f"nothing was decided: {said(value['gate'])}" if value.get("gate") else "no campaign was found"
+    yield table if table.row_count else _text(nothing)
+    yield from _mapping(title, {k: v for k, v in value.items() if k not in ("findings", "campaigns")})
+
+
 def _renderables(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
     if is_finding(value):
         yield _finding(value)
@@ -80,6 +93,8 @@ def _renderables(title: str, value: Mapping[str, Any]) -> Iterator[RenderableTyp
         yield from _retention(title or "retention", value)
     elif is_run(value):
         yield from _run(title, value)
+    elif is_scan(value):
+        yield from _scan(title or "scan", value)
     else:
         yield from _mapping(title, value)
 
@@ -171,10 +186,14 @@ def finding_rows(value: Mapping[str, Any]) -> list[tuple[str, str]]:
         "null": value.get("null"),
         "test": f"{value.get('test')} ({value.get('kind')})",
         "evidence": f"{p_value(value)}; level {value.get('alpha')}; {n}",
+        "needed": f"e = {number(value['e_threshold'])}" if value.get("e_threshold") is not None else None,
+        "rank": value.get("rank"),
         "statistic": value.get("statistic"),
         "effect": _effect(effect) if effect else None,
         "assumes": "\n".join(value.get("assumptions") or ()) or None,
         "checks": "\n".join(_check(check) for check in value.get("checks") or ()) or None,
+        "signals": "\n".join(_signal(signal) for signal in value.get("signals") or ()) or None,
+        "accounts": len(value.get("accounts") or ()) or None,
         "exchanges": len(value.get("evidence") or ()) or None,
         "run": "; ".join(f"{name} {part}" for name, part in run.items()) or None,
     }
@@ -191,6 +210,13 @@ def _effect(effect: Mapping[str, Any]) -> str:
 def _check(check: Mapping[str, Any]) -> str:
     word = {True: "passed", False: "FAILED", None: "not made"}.get(check.get("passed"), "not made")
     return f"{word}: {check.get('name')} {check.get('detail') or ''}".rstrip()
+
+
+def _signal(signal: Mapping[str, Any]) -> str:
+    measured = f"{said(signal.get('value'))} {signal.get('unit') or ''}".rstrip()
+    evidence = f"{number(signal.get('bits'))} bit, {signal.get('combined')}"
+    note = f"; {signal['note']}" if signal.get("note") else ""
+    return f"{signal.get('name')} ({signal.get('group')}): {measured}; {evidence}{note}"
 
 
 def _table(title: str, columns: list[str], *, header: bool) -> Table:

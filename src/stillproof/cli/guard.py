@@ -1,0 +1,245 @@
+"""`stillproof guard …`: compose or import a log, find campaigns in it, explain them, measure, calibrate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, cast
+
+import typer
+
+from stillproof.cli.answering import Result, answer, gate
+from stillproof.cli.options import AsJson, Words, examples, group
+
+if TYPE_CHECKING:
+    from stillproof.progress import OnEvent
+
+BEGIN_ANEW = "nothing unfinished is read later: run the command again"
+
+World = Annotated[Path, typer.Argument(metavar="W", help="Folder of a log that was composed or imported.")]
+LogIfExists = Annotated[
+    Literal["fail", "replace"], typer.Option("--if-exists", help="Where W holds a log: stop, or begin anew.")
+]
+WorldOut = Annotated[Path, typer.Option("--out", metavar="W", help="Folder that the log is kept in.")]
+
+guard_app = group(
+    "Find pools of accounts that are run as one to distil a model.",
+    examples(
+        "stillproof guard compose --world recipes/world_small.toml --out runs/world",
+        "stillproof guard scan runs/world --html scan.html",
+        "stillproof guard explain c3 --scan runs/world",
+        "stillproof guard evaluate runs/world",
+    ),
+)
+
+
+@guard_app.command(
+    "compose",
+    epilog=examples(
+        "stillproof guard compose --world recipes/world_small.toml --out runs/world",
+        "stillproof guard compose --world recipes/world_small.toml --out runs/null seed=11 --if-exists replace",
+    ),
+)
+def _compose(
+    world: Annotated[Path, typer.Option("--world", metavar="FILE", help="TOML file of a world; see recipes/.")],
+    out: WorldOut,
+    words: Words = None,
+    if_exists: LogIfExists = "fail",
+    as_json: AsJson = False,
+) -> None:
+    """Compose a labelled log: honest customers, and simulated campaigns."""
+
+    def act(on_event: OnEvent) -> Result:
+        from stillproof import guard
+        from stillproof.config import load
+        from stillproof.guard.traffic.world import World
+
+        return guard.compose(load(World, world, words or ()), out, if_exists, on_event)
+
+    answer(_watched(act), as_json, if_interrupted=BEGIN_ANEW)
+
+
+@guard_app.command(
+    "import",
+    epilog=examples(
+        "stillproof guard import spend.jsonl --format litellm --out runs/log",
+        "stillproof guard import calls.parquet --format columns --column account=user_id --out runs/log",
+    ),
+)
+def _import(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", exists=True, help="File or folder to read.")],
+    format: Annotated[str, typer.Option("--format", metavar="NAME", help="Kind of log; a wrong name lists them.")],
+    out: WorldOut,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Name of a column there; repeatable.")
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="Key of the pseudonyms, made if absent; W.key if left out."),
+    ] = None,
+    if_exists: LogIfExists = "fail",
+    as_json: AsJson = False,
+) -> None:
+    """Import a log of another program; accounts become pseudonyms.
+
+    Rows that cannot be read are counted and kept aside. Keep the key away from the log: who has both can try names.
+    """
+
+    def act(on_event: OnEvent) -> Result:
+        from stillproof import guard
+
+        names = _column_map(columns or ())
+        # Beside the folder and not in it, so that a copy of the log does not carry its key along.
+        secret = _key_of(key or out.with_name(f"{out.name}.key"))
+        return guard.import_log(source, out, format, columns=names, key=secret, on_event=on_event, if_exists=if_exists)
+
+    answer(_watched(act), as_json, if_interrupted=BEGIN_ANEW)
+
+
+@guard_app.command(
+    "scan",
+    epilog=examples(
+        "stillproof guard scan runs/world",
+        "stillproof guard scan runs/log --reference reference.parquet --html scan.html --json",
+    ),
+)
+def _scan(
+    folder: World,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of result.json and scan.html; W/guard if left out."),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="FILE", help="Honest clusters, from `guard calibrate`.")
+    ] = None,
+    engine: Annotated[Literal["duckdb", "spark"], typer.Option("--engine", help="What counts the rows.")] = "duckdb",
+    step_h: Annotated[float, typer.Option("--step-h", min=0.25, help="Hours between two looks at the log.")] = 24.0,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=1e-9, max=0.5, help="Level of the false discovery rate.")
+    ] = 0.05,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write the page here; it needs no network.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for campaigns in a log.
+
+    Exit code 3 where any was found, 4 where the evidence could not decide, 0 where none was found.
+    """
+
+    def act(on_event: OnEvent) -> Result:
+        from stillproof import guard
+        from stillproof.guard.scanning import ScanSettings
+
+        settings = ScanSettings(engine=engine, step_h=step_h, alpha=alpha, reference=reference, out=out)
+        result = guard.scan(folder, settings, on_event)
+        if html is not None:
+            from stillproof.guard.picture import write_page
+
+            write_page(result, html)
+        return result
+
+    answer(_watched(act), as_json, exit_code_of_findings, if_interrupted=BEGIN_ANEW)
+
+
+@guard_app.command("explain", epilog=examples("stillproof guard explain c3 --scan runs/world"))
+def _explain(
+    campaign: Annotated[str, typer.Argument(metavar="CAMPAIGN", help="Id of a campaign, as the scan printed it.")],
+    scan: Annotated[
+        Path, typer.Option("--scan", metavar="DIR", help="Folder of a scan's result.json, or W itself.")
+    ] = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Print the evidence for one campaign, and what would clear its accounts."""
+
+    def work() -> Result:
+        from stillproof import guard
+
+        return guard.explain(result_folder(scan), campaign)
+
+    answer(work, as_json)
+
+
+@guard_app.command("evaluate", epilog=examples("stillproof guard evaluate runs/world --json"))
+def _evaluate(folder: World, as_json: AsJson = False) -> None:
+    """Compare the scan of a composed world with its truth."""
+
+    def work() -> Result:
+        from stillproof import guard
+
+        return guard.evaluate(folder)
+
+    answer(work, as_json)
+
+
+@guard_app.command("calibrate", epilog=examples("stillproof guard calibrate runs/may runs/june --out honest.parquet"))
+def _calibrate(
+    folders: Annotated[list[Path], typer.Argument(metavar="W...", help="Log folders of past windows.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Parquet file of the reference.")],
+    as_json: AsJson = False,
+) -> None:
+    """Learn from logs of your own how honest clusters behave."""
+
+    def act(on_event: OnEvent) -> Result:
+        from stillproof import guard
+
+        return guard.calibrate(folders, out, on_event=on_event)
+
+    answer(_watched(act), as_json, if_interrupted=BEGIN_ANEW)
+
+
+class _Act(Protocol):
+    def __call__(self, on_event: OnEvent) -> Result: ...
+
+
+def _watched(act: _Act) -> Callable[[], Result]:
+    """`act` with its progress on standard error."""
+
+    def work() -> Result:
+        from stillproof.progress import renderer
+
+        with renderer() as on_event:
+            return act(on_event)
+
+    return work
+
+
+def _column_map(words: Iterable[str]) -> dict[str, str]:
+    """OURS -> THEIRS. Raises ConfigError for a word of another form, or one of ours that is named twice."""
+    from stillproof.errors import ConfigError
+
+    names: dict[str, str] = {}
+    for word in words:
+        ours, equals, theirs = (part.strip() for part in word.partition("="))
+        if not (equals and ours and theirs):
+            raise ConfigError(f"--column {word!r} is not OURS=THEIRS", remedy="write, say, --column account=user_id")
+        if ours in names:
+            raise ConfigError(f"--column names {ours!r} twice", remedy="keep one of them")
+        names[ours] = theirs
+    return names
+
+
+def _key_of(path: Path) -> bytes:
+    from stillproof.store.pseudonym import create_key, read_key
+
+    if path.exists():
+        return read_key(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return create_key(path)
+
+
+def result_folder(scan: Path) -> Path:
+    """The folder of result.json: the one given, or `guard` inside it where a world was given."""
+    inside = scan / "guard"
+    return inside if not (scan / "result.json").exists() and (inside / "result.json").exists() else scan
+
+
+def exit_code_of_findings(result: Result) -> int:
+    """As finding.exit_code says: 3 where any finding found, else 4 where any is inconclusive; a gate is 3 as well."""
+    from stillproof.finding import EXIT_CODES, Decision
+
+    rows = cast("list[dict[str, object]]", result.get("findings") or [])
+    decisions = {row.get("decision") for row in rows}
+    ordered: tuple[Decision, ...] = ("found", "inconclusive")
+    found = next((EXIT_CODES[decision] for decision in ordered if decision in decisions), 0)
+    return gate(result) or found

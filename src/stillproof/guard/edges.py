@@ -1,0 +1,297 @@
+"""Who shares what: which units (declared organisations, else accounts) sent which fingerprints, and when.
+
+Edges link units to fingerprints that several units hold, each with the number of exchanges expected if units met
+fingerprints by the hour alone; item pairs link units that sent the same exact prompts. All steps are ibis expressions
+over a sketch table of an `Engine` and sum integers only, so that every engine gives the same numbers.
+
+    rows = distinct_exchanges(engine, engine.read_parquet(sketch_files))
+    table = edges(engine, rows, since_us, until_us)
+
+Or by the hour, so that a later scan reads only what is new: keep `hourly(engine, new_rows)` of each batch of rows as
+Parquet and pass all batches together to `edges_from_hourly`. Batches add up exactly, whatever order rows arrive in, as
+long as no exchange stands in two of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stillproof.errors import ConfigError
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+    import pyarrow as pa
+
+    from stillproof.engine import Engine
+
+HOUR_US = 3_600_000_000
+# Column of the sketch -> kind of fingerprint.
+KINDS = {
+    "fp_system": 0,
+    "fp_prefix8": 1,
+    "fp_prefix24": 2,
+    "fp_suffix8": 3,
+    "fp_skeleton": 4,
+    "fp_tools": 5,
+    "shingles_0": 6,
+    "shingles_1": 6,
+    "shingles_2": 6,
+    "shingles_3": 6,
+    "fp_prompt": 7,
+    "fp_blob": 8,
+}
+# Rows of `hourly` that count all exchanges of a unit in an hour, under fingerprint 0.
+TOTAL = 255
+# Edges whose expected counts are computed at once: bounds memory.
+CHUNK = 100_000
+
+
+def distinct_exchanges(engine: Engine, sketch: ir.Table) -> ir.Table:
+    """The sketch with one row per `id`: of rows that share an id, the earliest stays (ties: by account, then the rest).
+
+    Replayed and overlapping logs hold rows twice; every count below would take them for two exchanges.
+    """
+    import ibis
+
+    # Candidates by a hash first: far smaller than the ids, and only those that collide are looked at again.
+    hashed = sketch.select(id_hash=sketch.id.hash())
+    twice = hashed.group_by("id_hash").agg(n=hashed.count())
+    twice = engine.keep(twice.filter(twice.n > 1).select("id_hash"), "twice")
+    if engine.to_arrow(twice.agg(n=twice.count()))["n"][0].as_py() == 0:
+        return sketch
+    marked = sketch.mutate(id_hash=sketch.id.hash())
+    single = marked.anti_join(twice, "id_hash").drop("id_hash")
+    several = marked.semi_join(twice, "id_hash").drop("id_hash")
+    order = [several[name] for name in ("time", "account", *(n for n in several.columns if n not in FIRST_BY))]
+    ranked = several.mutate(place=ibis.row_number().over(group_by="id", order_by=order))
+    # Kept as ids with their only row, so that later steps do not sort again.
+    return single.union(engine.keep(ranked.filter(ranked.place == 0).drop("place"), "first_rows"))
+
+
+FIRST_BY = ("id", "time", "account")
+
+
+def within(rows: ir.Table, since_us: int, until_us: int) -> ir.Table:
+    """Rows with since <= time < until, in microseconds since 1970. Raises ConfigError for an empty window."""
+    if since_us >= until_us:
+        raise ConfigError(f"the window [{since_us}, {until_us}) is empty", "since", "let it end after it begins")
+    return rows.filter(rows.time >= since_us, rows.time < until_us)
+
+
+def hour_of(time: ir.IntegerColumn) -> ir.IntegerValue:
+    """Hours since 1970. The remainder goes first: division itself is in floats, exact only for multiples."""
+    return (time - time % HOUR_US) // HOUR_US
+
+
+def fingerprints(rows: ir.Table, names: tuple[str, ...]) -> ir.Table:
+    """One row per fingerprint that is present: the columns `names` of `rows` as they are, `fp`, `kind`.
+
+    0 stands for an absent shingle, null for any other absent fingerprint.
+    """
+    import ibis
+
+    parts = []
+    for column, kind in KINDS.items():
+        fp = rows[column]
+        part = rows.filter(fp.notnull(), fp != 0)
+        parts.append(part.select(*names, fp=part[column], kind=ibis.literal(kind, "int64")))
+    return ibis.union(*parts)
+
+
+def hourly(engine: Engine, sketch: ir.Table) -> ir.Table:
+    """Counts by hour: unit, fp, kind, hour (since 1970), n exchanges, first_time, last_time (microseconds).
+
+    Kind 255 with fingerprint 0 counts all exchanges of the unit. Rows of several batches may stand in one table:
+    `edges_from_hourly` adds them up. The sketch must have one row per id.
+    """
+    present = fingerprints(sketch, ("unit", "time"))
+    return engine.keep(_by_hour(present).union(_totals(sketch)), "hourly")
+
+
+def edges(
+    engine: Engine, sketch: ir.Table, since_us: int, until_us: int, min_units: int = 5, *, max_units: int | None = None
+) -> pa.Table:
+    """One row per (unit, fingerprint) over exchanges with since <= time < until; the sketch has one row per id.
+
+    Columns: unit uint64, fp uint64, kind uint8 (see `KINDS`), n int64 exchanges, n_hours int64, first_time and
+    last_time int64 microseconds since 1970, expected float64. Sorted by kind, fp, unit. Only fingerprints that at
+    least `min_units` and at most `max_units` units hold.
+
+    `expected` is the mean of n under the null hypothesis that within each hour exchanges and fingerprints are paired at
+    random: the sum over hours h of A[u,h] F[f,h] / T[h], with A the exchanges of the unit, F those that carry the
+    fingerprint, T all exchanges. Both margins are kept, so that daily rhythms and cron times are no evidence
+    (Strona et al. 2014; Neal et al. 2021 for the null of fixed degrees).
+
+    Raises ConfigError for an empty window or min_units < 2.
+    """
+    _check_units(min_units, max_units)
+    rows = within(sketch, since_us, until_us)
+    present = fingerprints(rows, ("unit", "time"))
+    shared = engine.keep(_shared(present), "shared")
+    counts = engine.keep(_by_hour(present.semi_join(shared, ["fp", "kind"])), "by_hour")
+    return _edges(engine, counts, engine.keep(_totals(rows), "totals"), (min_units, max_units))
+
+
+def edges_from_hourly(
+    engine: Engine, counts: ir.Table, since_us: int, until_us: int, min_units: int = 5, *, max_units: int | None = None
+) -> pa.Table:
+    """`edges` from rows of `hourly`, of one batch or many. The window is widened to whole hours.
+
+    Raises ConfigError for an empty window or min_units < 2.
+    """
+    _check_units(min_units, max_units)
+    if since_us >= until_us:
+        raise ConfigError(f"the window [{since_us}, {until_us}) is empty", "since", "let it end after it begins")
+    inside = counts.filter(counts.hour >= since_us // HOUR_US, counts.hour < -(-until_us // HOUR_US))
+    present = inside.filter(inside.kind != TOTAL)
+    shared = engine.keep(_shared(present), "shared")
+    keys = ["unit", "fp", "kind", "hour"]
+    summed = engine.keep(_add_up(present.semi_join(shared, ["fp", "kind"]), keys), "by_hour")
+    totals = engine.keep(_add_up(inside.filter(inside.kind == TOTAL), keys), "totals")
+    return _edges(engine, summed, totals, (min_units, max_units))
+
+
+def item_pairs(
+    engine: Engine, sketch: ir.Table, since_us: int, until_us: int, max_units: int = 20, *, min_shared: int = 3
+) -> pa.Table:
+    """Pairs of units that sent the same exact prompts, over prompts that 2 to `max_units` units hold.
+
+    Columns: unit_a < unit_b uint64, n_shared int64 prompts that both sent (a prompt counts once per pair, however often
+    it was sent), expected float64. Sorted. Pairs that share fewer than `min_shared` prompts are left out.
+
+    `expected` is the mean of n_shared under the null hypothesis that the holders of each prompt are drawn at random in
+    proportion to volume V (distinct prompts of a unit, shared or not), popularity k kept: sum_i k_i (k_i - 1) times
+    V_a V_b / (V^2 - sum_u V_u^2), V the sum of all volumes. Over all pairs it adds up to the pairs that there are.
+
+    Raises ConfigError for an empty window, max_units < 2 or min_shared < 1.
+    """
+    if max_units < 2 or min_shared < 1:
+        raise ConfigError("pairs need max_units >= 2 and min_shared >= 1", "item_pairs", "leave both out")
+    rows = within(sketch, since_us, until_us)
+    rows = rows.filter(rows.fp_prompt.notnull(), rows.fp_prompt != 0)
+    held = engine.keep(rows.select("unit", fp=rows.fp_prompt).distinct(), "held")
+    popular = held.group_by("fp").agg(k=held.count())
+    popular = engine.keep(popular.filter(popular.k >= 2, popular.k <= max_units), "popular")
+    one = engine.keep(held.semi_join(popular, "fp"), "shared_items")
+    two = one.view()
+    pairs = one.join(two, [one.fp == two.fp, one.unit < two.unit]).select(unit_a=one.unit, unit_b=two.unit)
+    pairs = pairs.group_by(["unit_a", "unit_b"]).agg(n_shared=pairs.count())
+    pairs = pairs.filter(pairs.n_shared >= min_shared)
+    volumes = engine.keep(held.group_by("unit").agg(volume=held.count()), "volumes")
+    first, second = volumes.view(), volumes.view()
+    joined = pairs.join(first, pairs.unit_a == first.unit).select("unit_a", "unit_b", "n_shared", volume_a=first.volume)
+    joined = joined.join(second, joined.unit_b == second.unit).select(
+        "unit_a", "unit_b", "n_shared", "volume_a", volume_b=second.volume
+    )
+    degree = _number(engine, popular.agg(n=(popular.k * (popular.k - 1)).sum()))
+    square = _number(engine, volumes.agg(n=volumes.volume.sum())) ** 2
+    own = _number(engine, volumes.agg(n=(volumes.volume * volumes.volume).sum()))
+    return _with_expected(engine.to_arrow(joined), degree / max(square - own, 1))
+
+
+def _with_expected(pairs: pa.Table, rate: float) -> pa.Table:
+    """Put each pair in the order of unsigned numbers (the engine compares them as signed), add `expected`, sort."""
+    import numpy as np
+    import pyarrow as pa
+
+    one, two = pairs["unit_a"].to_numpy(), pairs["unit_b"].to_numpy()
+    volume_a, volume_b = (pairs[name].to_numpy().astype(np.float64) for name in ("volume_a", "volume_b"))
+    table = pa.table(
+        {
+            "unit_a": pa.array(np.minimum(one, two), pa.uint64()),
+            "unit_b": pa.array(np.maximum(one, two), pa.uint64()),
+            "n_shared": pairs["n_shared"].combine_chunks(),
+            "expected": pa.array(volume_a * volume_b * rate, pa.float64()),
+        }
+    )
+    return table.sort_by([("unit_a", "ascending"), ("unit_b", "ascending")])
+
+
+def _check_units(min_units: int, max_units: int | None) -> None:
+    if min_units < 2 or (max_units is not None and max_units < min_units):
+        raise ConfigError(f"no fingerprint is held by {min_units} to {max_units} units", "min_units", "use at least 2")
+
+
+def _number(engine: Engine, expression: ir.Table) -> int:
+    """The one number `n` of an aggregate; 0 for the sum of nothing."""
+    return engine.to_arrow(expression)["n"][0].as_py() or 0
+
+
+def _shared(present: ir.Table) -> ir.Table:
+    """Fingerprints that more than one unit holds: most have one holder, and min <> max is cheaper than counting."""
+    ends = present.group_by(["fp", "kind"]).agg(low=present.unit.min(), high=present.unit.max())
+    return ends.filter(ends.low != ends.high).select("fp", "kind")
+
+
+def _by_hour(present: ir.Table) -> ir.Table:
+    timed = present.mutate(hour=hour_of(present.time))
+    return timed.group_by(["unit", "fp", "kind", "hour"]).agg(
+        n=timed.count(), first_time=timed.time.min(), last_time=timed.time.max()
+    )
+
+
+def _totals(rows: ir.Table) -> ir.Table:
+    import ibis
+
+    whole = ibis.literal(0, "int64"), ibis.literal(TOTAL, "int64")
+    return _by_hour(rows.select("unit", "time", fp=whole[0], kind=whole[1]))
+
+
+def _add_up(counts: ir.Table, keys: list[str]) -> ir.Table:
+    return counts.group_by(keys).agg(
+        n=counts.n.sum(), first_time=counts.first_time.min(), last_time=counts.last_time.max()
+    )
+
+
+def _edges(engine: Engine, counts: ir.Table, totals: ir.Table, units: tuple[int, int | None]) -> pa.Table:
+    """Edges from counts by hour (one row a unit, fingerprint and hour) and hourly totals of units."""
+    found = counts.group_by(["unit", "fp", "kind"]).agg(
+        n=counts.n.sum(),
+        n_hours=counts.count(),
+        first_time=counts.first_time.min(),
+        last_time=counts.last_time.max(),
+    )
+    found = engine.keep(found, "found")
+    holders = found.group_by(["fp", "kind"]).agg(holders=found.count())
+    holders = holders.filter(holders.holders >= units[0])
+    if units[1] is not None:
+        holders = holders.filter(holders.holders <= units[1])
+    table = engine.to_arrow(found.semi_join(holders, ["fp", "kind"]))
+    table = table.sort_by([("kind", "ascending"), ("fp", "ascending"), ("unit", "ascending")])
+    carried = counts.semi_join(holders, ["fp", "kind"]).group_by(["fp", "kind", "hour"])
+    by_fp = engine.to_arrow(carried.agg(n=counts.n.sum()))
+    by_unit = engine.to_arrow(totals.select("unit", "hour", "n"))
+    table = table.append_column("expected", _expected(table, by_fp, by_unit))
+    return table.set_column(table.schema.get_field_index("kind"), "kind", table["kind"].cast("uint8"))
+
+
+def _expected(table: pa.Table, by_fp: pa.Table, by_unit: pa.Table) -> pa.Array:
+    """The expected count of each edge: the product of the hourly rows of its unit and its fingerprint, over all hours.
+
+    A join would make a row of every edge and every hour of its unit, two orders more than there are edges. Here the
+    sums run by ascending hour, so that they are the same to the last bit on every engine.
+    """
+    import numpy as np
+    import pyarrow as pa
+    from scipy import sparse
+
+    hours, hour = np.unique(by_unit["hour"].to_numpy(), return_inverse=True)
+    sent = by_unit["n"].to_numpy().astype(np.float64)
+    total = np.bincount(hour, weights=sent, minlength=len(hours))
+    units, unit = np.unique(by_unit["unit"].to_numpy(), return_inverse=True)
+    of_unit = sparse.csr_matrix((sent / total[hour], (unit, hour)), shape=(len(units), len(hours)))
+    where_unit = np.searchsorted(units, table["unit"].to_numpy())
+    expected = np.zeros(table.num_rows)
+    for kind in range(max(KINDS.values()) + 1):
+        mine = np.flatnonzero(table["kind"].to_numpy() == kind)
+        rows = by_fp.take(np.flatnonzero(by_fp["kind"].to_numpy() == kind))
+        fps, row = np.unique(rows["fp"].to_numpy(), return_inverse=True)
+        carried = rows["n"].to_numpy().astype(np.float64)
+        columns = row, np.searchsorted(hours, rows["hour"].to_numpy())
+        of_fp = sparse.csr_matrix((carried, columns), shape=(len(fps), len(hours)))
+        where_fp = np.searchsorted(fps, table["fp"].to_numpy()[mine])
+        for start in range(0, len(mine), CHUNK):
+            part = slice(start, start + CHUNK)
+            product = of_unit[where_unit[mine[part]]].multiply(of_fp[where_fp[part]])
+            expected[mine[part]] = np.asarray(product.sum(axis=1)).ravel()
+    return pa.array(expected)

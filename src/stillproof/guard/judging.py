@@ -1,0 +1,138 @@
+"""From measured clusters to Findings: ranks among honest clusters, e-values, tiers, and the accounts that belong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillproof import stats
+from stillproof.finding import Finding, Run, Signal, log10_e
+from stillproof.guard.decision import Decided, ScoredCluster, decide_batch
+from stillproof.guard.reference import Ranked, Reference, assess
+from stillproof.guard.scanning import HORIZONS_H, Measured
+from stillproof.guard.signals import SIGNALS, groups
+
+WEIGHTS = (0.3, 0.25, 0.25, 0.2)
+"""Share of the e-value that each horizon may give, declared in advance."""
+
+NULL = "the cluster is honest: exchangeable with the reference's clusters of its class"
+ASSUMPTIONS = (
+    "honest clusters of this log are exchangeable with those of the reference, class by class",
+    "membership was frozen before the exchanges that count as evidence",
+    "accounts of one declared organisation are one unit",
+)
+POSSIBLE = {
+    "interactive": ("interactive",),
+    "automated": ("automated",),
+    "ambiguous": ("interactive", "automated"),
+}
+
+
+def score(measured: Measured, reference: Reference) -> tuple[list[ScoredCluster], dict[int, tuple[Ranked, int]]]:
+    """Every frozen cluster with the evidence of the horizons reached, and its ranks at the longest of them.
+
+    H0 of each: see NULL. A cluster without any horizon reached has no evidence yet and is left out.
+    """
+    n = len(measured.frozen)
+    e = np.full((n, len(HORIZONS_H)), np.nan)
+    latest: dict[int, tuple[Ranked, int]] = {}
+    for place, horizon in enumerate(HORIZONS_H):
+        at = np.flatnonzero(measured.case_horizon_h == horizon)
+        values = {name: column[at] for name, column in measured.signals.items()}
+        ranked = assess(values, [POSSIBLE[measured.case_class[case]] for case in at], reference, horizon, groups())
+        e[measured.case_cluster[at], place] = ranked.e
+        latest |= {int(cluster): (ranked, row) for row, cluster in enumerate(measured.case_cluster[at])}
+    running = stats.horizon_e(e, WEIGHTS)[:, -1]
+    reached = np.where(np.isnan(e), 0.0, WEIGHTS).sum(axis=1)
+    return [
+        _scored(measured, cluster, float(running[cluster]), float(reached[cluster]), latest[cluster])
+        for cluster in sorted(latest)
+    ], latest
+
+
+def _scored(measured: Measured, cluster: int, e: float, reached: float, at: tuple[Ranked, int]) -> ScoredCluster:
+    ranked, row = at
+    return ScoredCluster(
+        cluster_id=str(cluster),
+        e=e,
+        p=float(ranked.p[row]),
+        rank=int(ranked.rank[row]),
+        n_reference=int(ranked.n_reference[row]),
+        cluster_class=ranked.cluster_class[row],
+        n_units=int(measured.frozen[cluster].cluster.units.size),
+        reached=reached,
+    )
+
+
+def judge(
+    measured: Measured, reference: Reference, alpha: float, review_alpha: float
+) -> list[tuple[Decided, tuple[Signal, ...]]]:
+    """Every cluster with its tier and its waterfall, strongest first."""
+    scored, latest = score(measured, reference)
+    decided = decide_batch(scored, alpha, review_alpha) if scored else []
+    longest = {int(c): case for case, c in enumerate(measured.case_cluster)}
+    rows = []
+    for each in decided:
+        cluster = int(each.cluster.cluster_id)
+        rows.append((each, waterfall(measured, longest[cluster], latest[cluster])))
+    return sorted(rows, key=lambda row: (-row[0].cluster.e, row[0].cluster.rank, -row[0].cluster.n_units))
+
+
+def waterfall(measured: Measured, case: int, at: tuple[Ranked, int]) -> tuple[Signal, ...]:
+    """Bits of each signal at the longest horizon: averaged within a group, added between groups."""
+    ranked, row = at
+    of_group = groups()
+    sizes = {group: list(of_group.values()).count(group) for group in set(of_group.values())}
+    bars = []
+    for name, entry in SIGNALS.items():
+        value = float(measured.signals[name][case])
+        bits = float(ranked.scores[ranked.cluster_class[row]].bits[name][row])
+        combined = "averaged" if sizes[entry.group] > 1 else "added"
+        known = value if np.isfinite(value) else None
+        bars.append(
+            Signal(name, entry.group, known, entry.unit, bits, combined, f"also shown by: {entry.honest_causes}")
+        )
+    return tuple(sorted(bars, key=lambda bar: -bar.bits))
+
+
+def finding(decided: Decided, signals: tuple[Signal, ...], accounts: Sequence[str], alpha: float, run: Run) -> Finding:
+    """The finding of one cluster at level `alpha`; `accounts` are those named."""
+    cluster = decided.cluster
+    return Finding(
+        claim=f"these {len(accounts)} accounts act as one" if accounts else "a group of accounts acts as one",
+        verb="guard",
+        test="rank among honest clusters at declared horizons after the freeze, e-BH over clusters",
+        kind="reference_based",
+        null=NULL,
+        statistic=float(sum(bar.bits for bar in signals)),
+        n=cluster.n_units,
+        n_unit="accounts or declared organisations",
+        decision=decided.decision,
+        alpha=alpha,
+        log10_e=log10_e(cluster.e),
+        n_reference=cluster.n_reference,
+        assumptions=ASSUMPTIONS,
+        run=run,
+        accounts=tuple(accounts),
+        rank=cluster.rank,
+        e_threshold=decided.e_threshold,
+        signals=signals,
+    )
+
+
+def columns(measured: Measured, window_id: str) -> Mapping[str, NDArray[Any]]:
+    """Every case as a row of a reference; a case whose class is open is counted in both classes."""
+    rows = [(case, name) for case, label in enumerate(measured.case_class) for name in POSSIBLE[label]]
+    case = np.array([row[0] for row in rows], np.int64)
+    cluster = measured.case_cluster[case]
+    size = np.array([entry.cluster.units.size for entry in measured.frozen], np.int64)
+    return {
+        "cluster_id": np.array([f"{window_id}/{place}" for place in cluster], np.str_),
+        "window_id": np.full(case.size, window_id, dtype=np.str_),
+        "horizon_h": measured.case_horizon_h[case].astype(np.int64),
+        "cluster_class": np.array([row[1] for row in rows], np.str_),
+        "n_units": size[cluster] if case.size else np.zeros(0, np.int64),
+    } | {name: column[case] for name, column in measured.signals.items()}

@@ -1,0 +1,300 @@
+"""The honest clusters that a new one is ranked among, and the rank.
+
+A cluster's signals become bits, bits become one score S, and S is ranked among the scores of honest reference clusters
+of the same class and horizon. Validity rests on that last rank alone. How bits are made, whether groups of signals are
+really disjoint, whether a signal means anything: all of it may be wrong and costs only power. What the rank needs is
+that an honest cluster of the operator's is exchangeable with the reference clusters of its class, and no more.
+
+The same reference serves twice, for the bits and for the rank, without being split. Were the new cluster put among the
+reference rows and all n + 1 scored alike, its rank would be exactly valid (full conformal prediction: Vovk, Gammerman
+and Shafer, 2005, ch. 2). Here reference rows are scored once, without it, each with a p-value no larger than it would
+have had beside any new cluster: their scores are no smaller, and the new rank's p-value no smaller than the exact one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stillproof import stats
+from stillproof.errors import InputError, SchemaError, StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Reals = NDArray[np.float64]
+
+REFERENCE_VERSION = 1
+CLASSES = ("interactive", "automated")
+MAX_BITS = 8.0
+"""Of one signal: a rank among a few hundred says no more, and no one signal may outweigh all others."""
+
+_FIXED = ("cluster_id", "window_id", "horizon_h", "cluster_class", "n_units")
+_KEY = b"stillproof.reference"
+
+Source = Literal["composed", "own history"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a reference comes from."""
+
+    source: str
+    """'composed' (simulated honest traffic) or 'own history' (the operator's unlabelled past)."""
+    made: str
+    """When, ISO 8601."""
+    stillproof: str
+    """Version of stillproof."""
+    set_aside: int = 0
+    """Clusters taken out of it as findings when it was made."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Reference clusters of one class and horizon: signals of shape [n] (NaN: unmeasured), and which rows belong
+    together. Each of the `n_groups` groups weighs one."""
+
+    signals: dict[str, Reals]
+    groups: NDArray[np.int64]
+    n_groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """`total` S, shape [m]; `bits` of each signal, shape [m], 0 where unmeasured."""
+
+    total: Reals
+    bits: dict[str, Reals]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Clusters ranked among their class, all of shape [m]."""
+
+    p: Reals
+    e: Reals
+    rank: NDArray[np.int64]
+    """Rounded up where groups of several rows weigh one."""
+    n_reference: NDArray[np.int64]
+    """Groups it was ranked among."""
+    cluster_class: tuple[str, ...]
+    """The class that p is of: for an ambiguous cluster the one with the larger p."""
+    scores: dict[str, Scores]
+    """By class, all m clusters scored in it: for the waterfall."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A table of honest clusters, one row a cluster and horizon: arrays of shape [n].
+
+    `group_by` says which rows depend on one another and weigh one together: those of one 'cluster_id' (a cluster seen
+    in several windows), or, more careful and far coarser, of one 'window_id'.
+    """
+
+    cluster_id: NDArray[np.str_]
+    window_id: NDArray[np.str_]
+    horizon_h: NDArray[np.int32]
+    cluster_class: NDArray[np.str_]
+    n_units: NDArray[np.int32]
+    signals: dict[str, Reals]
+    origin: Origin
+    group_by: Literal["cluster_id", "window_id"] = "cluster_id"
+
+    def __post_init__(self) -> None:
+        n = self.cluster_id.size
+        for name in (*_FIXED, *self.signals):
+            column = self.signals[name] if name in self.signals else getattr(self, name)
+            if column.shape != (n,):
+                raise InputError(f"column {name!r} of shape {column.shape} in a reference of {n} rows")
+        if clash := set(self.signals) & set(_FIXED):
+            raise InputError("a signal has the name of a fixed column", sorted(clash)[0], "rename the signal")
+        if unknown := sorted(set(self.cluster_class.tolist()) - set(CLASSES)):
+            raise InputError(f"unknown class {unknown[0]!r} in a reference", remedy=f"use one of {', '.join(CLASSES)}")
+        if self.group_by not in ("cluster_id", "window_id"):
+            raise InputError(f"a reference grouped by {self.group_by!r}", remedy="group by cluster_id or window_id")
+
+    @classmethod
+    def of(cls, columns: Mapping[str, ArrayLike], origin: Origin) -> Reference:
+        """From plain columns: the fixed ones, and every further one a signal. Raises InputError for a missing one."""
+        if missing := [name for name in _FIXED if name not in columns]:
+            raise InputError(f"a reference without the column {missing[0]!r}", remedy=f"give {', '.join(_FIXED)}")
+        try:
+            return cls(
+                np.asarray(columns["cluster_id"], dtype=np.str_),
+                np.asarray(columns["window_id"], dtype=np.str_),
+                np.asarray(columns["horizon_h"], dtype=np.int32),
+                np.asarray(columns["cluster_class"], dtype=np.str_),
+                np.asarray(columns["n_units"], dtype=np.int32),
+                {name: np.asarray(column, dtype=np.float64) for name, column in columns.items() if name not in _FIXED},
+                origin,
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a reference column holds something else: {error}") from error
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Hours, ascending."""
+        return tuple(int(h) for h in np.unique(self.horizon_h))
+
+    def rows(self, cluster_class: str, horizon_h: int) -> Rows:
+        """The reference of one class and horizon; empty where there is none. Raises InputError for another class."""
+        if cluster_class not in CLASSES:
+            raise InputError(f"class {cluster_class!r}", remedy=f"use one of {', '.join(CLASSES)}")
+        keep = (self.cluster_class == cluster_class) & (self.horizon_h == horizon_h)
+        names, groups = np.unique(getattr(self, self.group_by)[keep], return_inverse=True)
+        signals = {name: column[keep] for name, column in self.signals.items()}
+        return Rows(signals, groups.astype(np.int64), names.size)
+
+    def counts(self) -> dict[tuple[str, int], int]:
+        """Groups for each class and horizon: the n that a rank is among."""
+        return {(name, hours): self.rows(name, hours).n_groups for name in CLASSES for hours in self.horizons}
+
+    def without(self, cluster_ids: Sequence[str]) -> Reference:
+        """Set findings aside: the reference without these clusters, and with their number added to its origin."""
+        gone = np.isin(self.cluster_id, np.asarray(list(cluster_ids), dtype=np.str_))
+        number = int(np.unique(self.cluster_id[gone]).size)
+        kept = {name: column[~gone] for name, column in self._columns().items()}
+        made = Reference.of(kept, replace(self.origin, set_aside=self.origin.set_aside + number))
+        return replace(made, group_by=self.group_by)
+
+    def save(self, path: Path) -> None:
+        """One Parquet file, with the origin in its metadata. Raises StorageError where it cannot be written."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        about = {"version": REFERENCE_VERSION, "group_by": self.group_by, "origin": asdict(self.origin)}
+        table = pa.table({name: pa.array(column) for name, column in self._columns().items()})
+        try:
+            pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(about).encode()}), path, compression="zstd")
+        except OSError as error:
+            raise StorageError(
+                f"the reference cannot be written: {error}", str(path), "free or choose a disk"
+            ) from error
+
+    @classmethod
+    def load(cls, path: Path) -> Reference:
+        """The inverse of `save`. Raises InputError where it is no reference, SchemaError for another version."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        remedy = "make one with: stillproof guard calibrate"
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"the reference cannot be read: {error}", str(path), remedy) from error
+        about = _about(table, path, remedy)
+        try:
+            origin, group_by = Origin(**about["origin"]), about["group_by"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"a reference without its origin: {error}", str(path), remedy) from error
+        columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+        return replace(cls.of(columns, origin), group_by=group_by)
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {name: getattr(self, name) for name in _FIXED} | self.signals
+
+
+def _about(table: pa.Table, path: Path, remedy: str) -> dict[str, Any]:
+    raw = (table.schema.metadata or {}).get(_KEY)
+    if raw is None:
+        raise InputError("a Parquet file that is not a reference", str(path), remedy)
+    try:
+        about = json.loads(raw)
+        version = about["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("a reference whose metadata cannot be read", str(path), remedy) from error
+    if version != REFERENCE_VERSION:
+        raise SchemaError(f"reference version {version!r}, this version reads {REFERENCE_VERSION}", str(path), remedy)
+    return about
+
+
+def bits(values: Mapping[str, ArrayLike], rows: Rows, groups: Mapping[str, str]) -> Scores:
+    """Scores of new clusters among the reference `rows` of their class and horizon.
+
+    `values`: each signal of m clusters, shape [m], larger = less like honest traffic, NaN = unmeasured. `groups`: each
+    signal to be used, and its group. A signal has -log2 of its conformal p-value among measured reference rows, at most
+    MAX_BITS, 0 where unmeasured; bits of one group are averaged over all of its signals, measured or not; groups add.
+    A signal that rows lack gives 0 bits. Raises InputError for a signal in `groups` that `values` lack.
+    """
+    if missing := sorted(set(groups) - set(values)):
+        raise InputError("a signal has a group and no values", missing[0], "give NaN where it was not measured")
+    return _total({name: _bits(np.asarray(values[name], np.float64), rows, name, 1.0) for name in groups}, groups)
+
+
+def score_reference(rows: Rows, groups: Mapping[str, str]) -> Scores:
+    """Scores of the reference rows themselves, shape [n]: `bits`, but with a p-value that counts no new cluster, and so
+    never smaller than what any new cluster beside them would leave them. See the module's docstring."""
+    empty = np.full(rows.groups.size, np.nan)
+    return _total({name: _bits(rows.signals.get(name, empty), rows, name, 0.0) for name in groups}, groups)
+
+
+def _bits(values: Reals, rows: Rows, name: str, new: float) -> Reals:
+    out = np.zeros(values.size)
+    reference = rows.signals.get(name)
+    if reference is None:
+        return out
+    known, measured = ~np.isnan(reference), ~np.isnan(values)
+    sizes = np.bincount(rows.groups[known], minlength=max(rows.n_groups, 1))
+    weights = 1.0 / sizes[rows.groups[known]]
+    tail = stats.weighted_tail(values[measured], reference[known], weights)
+    p = (new + tail) / (np.count_nonzero(sizes) + 1)
+    out[measured] = np.minimum(MAX_BITS, -np.log2(p))
+    return out
+
+
+def _total(by_signal: dict[str, Reals], groups: Mapping[str, str]) -> Scores:
+    members: dict[str, list[Reals]] = {}
+    for name, group in groups.items():
+        members.setdefault(group, []).append(by_signal[name])
+    parts = [np.mean(np.stack(found), axis=0) for _, found in sorted(members.items())]
+    if not parts:
+        raise InputError("no signal is given a group", remedy="declare which signals are used")
+    # Equal scores must tie though they were added up differently.
+    return Scores(np.round(np.sum(parts, axis=0), 9), by_signal)
+
+
+def rank(total: ArrayLike, reference_total: ArrayLike, rows: Rows) -> Reals:
+    """p-values of scores, shape [m], among the scores of the reference rows. H0: an honest cluster of this class,
+    exchangeable with the reference's groups. Floor 1 / (n_groups + 1); ties count against the claim."""
+    return stats.conformal_p(total, reference_total, rows.groups)
+
+
+def assess(
+    values: Mapping[str, ArrayLike],
+    possible: Sequence[Sequence[str]],
+    reference: Reference,
+    horizon_h: int,
+    groups: Mapping[str, str],
+) -> Ranked:
+    """p- and e-values of m clusters at one horizon.
+
+    `possible`: for each cluster the classes that what an operator sees leaves open, one or both of CLASSES. H0 of each:
+    the cluster is honest, exchangeable with the reference clusters of one of its possible classes. An ambiguous cluster
+    gets the larger p and the smaller e. Without a reference for a class p = 1 there. Raises InputError as `bits` does.
+    """
+    m = len(possible)
+    p: dict[str, Reals] = {}
+    e: dict[str, Reals] = {}
+    sizes: dict[str, int] = {}
+    scores: dict[str, Scores] = {}
+    for name in CLASSES:
+        rows = reference.rows(name, horizon_h)
+        scores[name] = bits(values, rows, groups)
+        if scores[name].total.shape != (m,):
+            raise InputError(f"signals of {scores[name].total.size} clusters, classes of {m}")
+        p[name] = rank(scores[name].total, score_reference(rows, groups).total, rows)
+        sizes[name] = rows.n_groups
+        e[name] = stats.rank_e(p[name] * (rows.n_groups + 1), rows.n_groups)
+    worst = stats.mondrian(p, possible)
+    chosen = tuple(max(names, key=lambda name: p[name][row]) for row, names in enumerate(possible))
+    n = np.array([sizes[name] for name in chosen], dtype=np.int64)
+    least = np.array([min(e[name][row] for name in names) for row, names in enumerate(possible)], dtype=np.float64)
+    ranks = np.ceil(worst * (n + 1) - 1e-9).astype(np.int64)
+    return Ranked(worst, least, ranks, n, chosen, scores)

@@ -1,0 +1,172 @@
+"""How the members of a cluster act: like independent customers, or like workers on one queue."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stillproof.guard.signals.registry import signal
+from stillproof.guard.signals.view import HOUR_US, Index, Reals, View, ratio, summed
+
+DAY_US = 24 * HOUR_US
+SHORT_GAP_H = 1 / 6
+
+
+@signal(
+    "evenness",
+    group="balance",
+    unit="-log2 of over-dispersion",
+    honest_causes="one pipeline under several undeclared accounts; identical scheduled jobs",
+    cleared_by="the accounts are declared as one customer",
+)
+def evenness(view: View) -> Reals:
+    """Honest users of one tool differ in volume by orders of magnitude; a load balancer makes them equal.
+
+    Over-dispersion of the members' exchange counts beyond Poisson, phi = (variance - mean) / mean^2: 0 for workers on
+    one queue, sigma^2-like for log-normal users (SynchroTrap and the disclosures call it load balancing).
+    """
+    counts = view.by_member("n")
+    members = np.bincount(view.member_case, minlength=view.n_cases).astype(float)
+    mean = ratio(summed(view.member_case, counts, view.n_cases), members)
+    square = ratio(summed(view.member_case, counts**2, view.n_cases), members)
+    variance = (square - mean**2) * ratio(members, members - 1)
+    phi = ratio(variance - mean, mean**2)
+    # Sampling noise of phi at few exchanges is about sqrt(2 / M) / mean: below it, evenness is not evidence.
+    noise = np.sqrt(2 / np.maximum(members, 2)) / np.maximum(mean, 1e-9)
+    return -np.log2(np.maximum(phi, 0) + noise + 0.02)
+
+
+@signal(
+    "persistence",
+    group="balance",
+    unit="share",
+    honest_causes="a tool in daily use by everybody who has it",
+    cleared_by="nothing by itself",
+)
+def persistence(view: View) -> Reals:
+    """Share of the frozen members that go on, against what members with their own rates would show by chance."""
+    active = (view.by_member("n") > 0).astype(float)
+    return view.mean_of_members(active, np.ones(active.size))
+
+
+@signal(
+    "calm",
+    group="rhythm",
+    unit="log2",
+    honest_causes="throttled batch jobs",
+    cleared_by="a schedule that explains the spacing",
+)
+def calm(view: View) -> Reals:
+    """People and scripts come in bursts; a balanced pool spaces requests out.
+
+    log2 of the short gaps (under ten minutes) that a Poisson process of the member's own rate would show, over those
+    seen.
+    """
+    n = view.by_member("n")
+    hours = view.horizon_h[view.member_case]
+    expected = np.maximum(n - 1, 0) * -np.expm1(-n / hours * SHORT_GAP_H)
+    seen = view.by_case("n_short_gap")
+    return np.log2(ratio(summed(view.member_case, expected, view.n_cases) + 1.0, seen + 1.0))
+
+
+@signal(
+    "round_the_clock",
+    group="rhythm",
+    unit="share",
+    honest_causes="services with users in all time zones; scheduled jobs",
+    cleared_by="a service with its own end users, declared",
+)
+def round_the_clock(view: View) -> Reals:
+    """Each member's own hours of the day, against a member that never sleeps.
+
+    Distinct hours of the day over their expectation for the same number of active hours at uniform hours. Needs a day.
+    """
+    slot = view.row_member * 24 + view.row_hour % 24
+    distinct = np.bincount(np.unique(slot) // 24, minlength=view.member_case.size).astype(float)
+    active = np.bincount(view.row_member, minlength=view.member_case.size).astype(float)
+    uniform = 24 * -np.expm1(active * np.log1p(-1 / 24))
+    value = view.mean_of_members(ratio(distinct, uniform), np.maximum(active - 1, 0))
+    return np.where(view.horizon_h >= 24, value, np.nan)
+
+
+@signal(
+    "in_step",
+    group="step",
+    unit="correlation",
+    honest_causes="a class or a team at the same hours; an outage; a release",
+    cleared_by="a common event that explains the hours",
+)
+def in_step(view: View) -> Reals:
+    """Two random halves of the members, hour by hour: do they rise and fall together?
+
+    Correlation of the halves' hourly totals after the mean of each hour of the day is taken out, so that common
+    daytime is not coordination. Needs three days.
+    """
+    half = (view.row_member * 0x9E3779B1) >> 7 & 1
+    value = np.full(view.n_cases, np.nan)
+    order = np.argsort(view.row_case, kind="stable")
+    bounds = np.searchsorted(view.row_case[order], np.arange(view.n_cases + 1))
+    for case in np.flatnonzero(view.horizon_h >= 72):
+        rows = order[bounds[case] : bounds[case + 1]]
+        if rows.size:
+            value[case] = _halves(view.row_hour[rows], half[rows], view.counts["n"][rows], int(view.horizon_h[case]))
+    return value
+
+
+def _halves(hour: Index, half: Index, n: Reals, horizon_h: int) -> float:
+    at = hour - hour.min()
+    days = -(-max(horizon_h, int(at.max()) + 1) // 24)
+    totals = np.zeros((2, days * 24))
+    np.add.at(totals, (half, at), n)
+    totals = np.sqrt(totals).reshape(2, days, 24)
+    totals -= totals.mean(axis=1, keepdims=True)
+    a, b = totals.reshape(2, -1)
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0 else np.nan
+
+
+@signal(
+    "joint_start",
+    group="adoption",
+    unit="share",
+    honest_causes="a course; a launch; a tool that goes viral",
+    cleared_by="the event that brought them",
+)
+def joint_start(view: View) -> Reals:
+    """Largest share of members that first used what links them within one window of 24 hours."""
+    return _largest_share(view, view.member_first_us, DAY_US)
+
+
+@signal(
+    "joint_signup",
+    group="adoption",
+    unit="share",
+    honest_causes="a course; a company on-boarding without declaring it",
+    cleared_by="the organisation that they belong to, declared",
+)
+def joint_signup(view: View) -> Reals:
+    """Largest share of members that signed up within one window of three days."""
+    return _largest_share(view, view.member_signup_us, 3 * DAY_US)
+
+
+def _largest_share(view: View, times: Reals, window_us: float) -> Reals:
+    value = np.full(view.n_cases, np.nan)
+    known = np.flatnonzero(np.isfinite(times))
+    order = known[np.lexsort((times[known], view.member_case[known]))]
+    bounds = np.searchsorted(view.member_case[order], np.arange(view.n_cases + 1))
+    for case in range(view.n_cases):
+        own = times[order[bounds[case] : bounds[case + 1]]]
+        if own.size:
+            value[case] = (np.searchsorted(own, own + window_us, "right") - np.arange(own.size)).max() / own.size
+    return value
+
+
+@signal(
+    "blocked",
+    group="failover",
+    unit="share",
+    honest_causes="customers who run into rate limits",
+    cleared_by="usage within the limits",
+)
+def blocked(view: View) -> Reals:
+    """Share of exchanges answered with 403 or 429."""
+    return view.share("n_status_blocked")

@@ -1,0 +1,238 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import Generator, Philox
+
+from stillproof import stats
+from stillproof.errors import InputError
+from stillproof.finding import Finding, log10_e
+from stillproof.guard.decision import (
+    DriftMonitor,
+    ScoredCluster,
+    decide_batch,
+    false_alarms,
+    name_accounts,
+    resolution,
+)
+
+
+def cluster(name: str, e: float, n: int = 10_000, reached: float = 1.0) -> ScoredCluster:
+    return ScoredCluster(name, e, 0.5, 1, n, "automated", 40, reached)
+
+
+def test_tiers_follow_e_bh_at_their_own_levels() -> None:
+    decided = decide_batch([cluster("a", 900), cluster("b", 20), cluster("c", 0.0), cluster("d", 300)])
+    assert [one.tier for one in decided] == ["would_block", "review", "observe", "would_block"]
+    assert [one.decision for one in decided] == ["found", "not_found", "not_found", "found"]
+    assert decided[0].e_threshold == pytest.approx(4 / (0.05 * 2))
+    assert decided[0].review_threshold == pytest.approx(4 / (0.2 * 3))
+
+
+def test_clusters_that_could_not_be_scored_are_paid_for() -> None:
+    assert decide_batch([cluster("a", 30)])[0].tier == "would_block"
+    assert decide_batch([cluster("a", 30)], n_hypotheses=2)[0].tier == "review"
+    with pytest.raises(InputError, match="no fewer hypotheses"):
+        decide_batch([cluster("a", 30)] * 2, n_hypotheses=1)
+
+
+def test_what_no_rank_could_have_named_is_inconclusive() -> None:
+    rows = [cluster("a", 3, n=50), cluster("b", 3, n=500), cluster("c", 3, n=500, reached=0.1)]
+    assert [one.decision for one in decide_batch(rows)] == ["inconclusive", "not_found", "inconclusive"]
+
+
+def test_no_cluster_is_no_decision_and_a_stricter_review_is_refused() -> None:
+    assert decide_batch([]) == []
+    with pytest.raises(InputError, match="laxer"):
+        decide_batch([], alpha=0.05, review_alpha=0.01)
+
+
+@given(st.lists(st.one_of(st.sampled_from([0.0, 1.0, 40.0, 80.0]), st.floats(0, 1e6)), max_size=12))
+@settings(deadline=None)
+def test_every_decision_makes_a_sound_finding(e: list[float]) -> None:
+    for one in decide_batch([cluster(str(i), value, n=10**9) for i, value in enumerate(e)]):
+        Finding(
+            claim="the accounts share templates more than honest clusters do",
+            verb="guard",
+            test="rank among honest clusters",
+            kind="reference_based",
+            null="honest, exchangeable with the reference",
+            statistic=None,
+            n=one.cluster.n_units,
+            n_unit="accounts",
+            decision=one.decision,
+            alpha=0.05,
+            log10_e=log10_e(one.cluster.e),
+            e_threshold=one.e_threshold,
+            n_reference=one.cluster.n_reference,
+        )
+
+
+def test_accounts_are_named_by_benjamini_and_hochberg() -> None:
+    log10_p = np.array([-12.0, -0.1, -300.0, np.nan, -2.3, -1.0])
+    assert name_accounts(log10_p).tolist() == [True, False, True, False, False, False]
+    assert name_accounts([]).tolist() == []
+    with pytest.raises(InputError, match="none above 0"):
+        name_accounts([0.5])
+
+
+def test_resolution_says_how_large_a_reference_a_lone_campaign_needs() -> None:
+    short = resolution(500, 100, [0.5, 0.3, 0.2])
+    assert not short.nameable
+    assert "inconclusive" in str(short)
+    assert f"{short.n_needed:,}" in str(short)
+    assert resolution(short.n_needed, 100, [1.0]).nameable
+    assert not resolution(short.n_needed - 1, 100, [1.0]).nameable
+    assert "can be named" in str(resolution(short.n_needed, 100, [1.0]))
+    early = resolution(500, 100, [0.5])
+    assert early.n_needed == pytest.approx(2 * short.n_needed, rel=0.01)
+    with pytest.raises(InputError):
+        resolution(500, 100, [0.9, 0.9])
+
+
+@given(st.integers(0, 3000), st.integers(0, 200))
+@settings(deadline=None)
+def test_resolution_and_decision_agree(n: int, clusters: int) -> None:
+    e = stats.ladder_best(n)
+    rows = [cluster("lone", e, n=n)] + [cluster(str(i), 0.0, n=n) for i in range(clusters)]
+    found = decide_batch(rows)[0].decision == "found"
+    assert found == resolution(n, len(rows), [1.0]).nameable
+
+
+def test_false_alarms_of_batch_scans_add_up() -> None:
+    month = false_alarms(30, 0.05)
+    assert (month.alarmed_scans, month.any_alarm) == (pytest.approx(1.5), 1.0)
+    assert false_alarms(1, 0.05).any_alarm == 0.05
+    with pytest.raises(InputError):
+        false_alarms(-1)
+
+
+def test_drift_reopens_calibration_and_stays_reopened() -> None:
+    rng = Generator(Philox(3))
+    monitor = DriftMonitor(rng.normal(size=400), seed=1)
+    for score in rng.normal(size=200):
+        monitor.observe(score)
+    assert not monitor.reopened
+    for score in rng.normal(1.0, 1, size=200):
+        monitor.observe(score)
+    assert monitor.reopened
+    for score in rng.normal(size=300):
+        monitor.observe(score)
+    assert monitor.reopened
+
+
+def test_a_monitor_saved_between_scans_goes_on_as_if_it_never_stopped() -> None:
+    rng = Generator(Philox(5))
+    reference, incoming = rng.integers(0, 9, size=50), rng.integers(0, 9, size=60)
+    through, saved = DriftMonitor(reference, seed=2), DriftMonitor(reference, seed=2)
+    p = [through.observe(float(score)) for score in incoming]
+    q = [saved.observe(float(score)) for score in incoming[:30]]
+    saved = DriftMonitor.from_json(json.loads(json.dumps(saved.to_json())))
+    q += [saved.observe(float(score)) for score in incoming[30:]]
+    assert p == q
+    assert through.log10_wealth == saved.log10_wealth
+    assert (saved.n_seen, saved.reopened) == (60, through.reopened)
+
+
+def test_broken_drift_input_is_an_input_error() -> None:
+    with pytest.raises(InputError):
+        DriftMonitor([math.nan], seed=1)
+    with pytest.raises(InputError):
+        DriftMonitor([1.0], seed=1).observe(math.nan)
+    state = DriftMonitor([1.0], seed=1).to_json()
+    for change in (
+        {"bets": {}},
+        {"scores": "x"},
+        {"n_seen": None},
+        {"bets": {"jump": 0.1, "capital": [], "log_scale": 0}},
+    ):
+        with pytest.raises(InputError):
+            DriftMonitor.from_json({**state, **change})
+
+
+def test_conformal_p_counts_ties_against_the_claim_and_groups_as_one() -> None:
+    assert stats.conformal_p([3.0, 2.0, 0.0], [1.0, 2.0, 3.0]).tolist() == [0.5, 0.75, 1.0]
+    assert stats.conformal_p([3.0], [3.0] * 9 + [1.0], ["a"] * 9 + ["b"]).tolist() == [2 / 3]
+    assert stats.conformal_p([2.0], [3.0, 1.0, 1.0], ["a", "a", "b"]).tolist() == [1.5 / 3]
+    assert stats.conformal_p([2.0], []).tolist() == [1.0]
+    with pytest.raises(InputError):
+        stats.conformal_p([math.nan], [1.0])
+    with pytest.raises(InputError, match="one label a row"):
+        stats.conformal_p([1.0], [1.0], ["a", "b"])
+
+
+@given(st.integers(0, 400), st.data())
+def test_the_ladder_has_mean_one_over_all_ranks(n: int, data: st.DataObject) -> None:
+    e = stats.rank_e(np.arange(1, n + 2), n)
+    assert e.mean() == pytest.approx(1.0)
+    assert (np.diff(e) <= 0).all()
+    with pytest.raises(InputError):
+        stats.rank_e(data.draw(st.sampled_from([0, n + 2, math.nan])), n)
+
+
+def test_horizon_evidence_never_falls_and_waits_for_what_is_not_reached() -> None:
+    e = stats.horizon_e([[10.0, np.nan, np.nan], [0.0, 4.0, 8.0]], [0.5, 0.3, 0.2])
+    np.testing.assert_allclose(e, [[5, 5, 5], [0, 1.2, 2.8]])
+    for weights in ([0.9, 0.9, 0.0], [1.0], [-0.1, 0.5, 0.5]):
+        with pytest.raises(InputError):
+            stats.horizon_e([1.0, 1.0, 1.0], weights)
+
+
+def test_e_lond_shares_never_exceed_alpha_and_rejections_earn_more() -> None:
+    online = stats.ELond(0.05, budget=10)
+    gammas = [online.birth(str(i)) for i in range(3000)]
+    assert gammas[0] == gammas[9] == pytest.approx(0.09)
+    assert 0.999 < sum(gammas) <= 1
+    before = online.threshold("5")
+    online.observe("3", 1e6)
+    assert online.decide() == ["3"]
+    assert online.threshold("5") == pytest.approx(before / 2)
+    assert online.threshold("3") == pytest.approx(before)
+    assert online.rejected("3")
+    assert not online.rejected("5")
+
+
+def test_one_rejection_can_bring_another_at_once() -> None:
+    online = stats.ELond(0.05, budget=9)
+    for key, e in (("weak", 110.0), ("strong", 500.0), ("none", 3.0)):
+        online.birth(key)
+        online.observe(key, e)
+    assert sorted(online.decide()) == ["strong", "weak"]
+
+
+def test_merged_clusters_average_by_their_shares() -> None:
+    online = stats.ELond(0.05, budget=4)
+    for key, e in (("a", 10.0), ("b", 30.0), ("c", 0.0), ("d", 1.0)):
+        online.birth(key)
+        online.observe(key, e)
+    alone = online.threshold("a")
+    online.merge("a", "b")
+    online.merge("c", "b")
+    assert online.e_value("a") == online.e_value("b") == pytest.approx(40 / 3)
+    assert online.threshold("b") == pytest.approx(alone / 3)
+    online.observe("b", 90.0)
+    assert online.e_value("c") == pytest.approx(100 / 3)
+    copy = stats.ELond.from_json(json.loads(json.dumps(online.to_json())))
+    assert copy.e_value("a") == online.e_value("a")
+    assert copy.decide() == online.decide() == ["c"]
+    with pytest.raises(InputError, match="cannot merge"):
+        online.merge("d", "a")
+
+
+def test_e_lond_refuses_what_would_break_its_proof() -> None:
+    online = stats.ELond(0.05, budget=4)
+    online.birth("a")
+    online.observe("a", 5.0)
+    with pytest.raises(InputError, match="born twice"):
+        online.birth("a")
+    with pytest.raises(InputError, match="fell"):
+        online.observe("a", 4.0)
+    with pytest.raises(InputError, match="never born"):
+        online.observe("b", 4.0)
+    with pytest.raises(InputError, match="budget"):
+        stats.ELond(0.05, budget=0)
+    with pytest.raises(InputError):
+        stats.ELond.from_json({"alpha": 0.05})
