@@ -292,6 +292,6 @@ def _expected(table: pa.Table, by_fp: pa.Table, by_unit: pa.Table) -> pa.Array:
         where_fp = np.searchsorted(fps, table["fp"].to_numpy()[mine])
         for start in range(0, len(mine), CHUNK):
             part = slice(start, start + CHUNK)
-            product = of_unit[where_unit[mine[part]]].multiply(of_fp[where_fp[part]])
+            product = of_unit[where_unit[mine[part]]].multiply(of_fp[where_fp[part]])  # pyrefly: ignore[missing-attribute]
             expected[mine[part]] = np.asarray(product.sum(axis=1)).ravel()
     return pa.array(expected)
