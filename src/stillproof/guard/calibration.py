@@ -26,7 +26,10 @@ def reference_of(folders: Sequence[Path], source: str, on_event: OnEvent = ignor
     from stillproof.guard.judging import columns
     from stillproof.guard.scanning import ScanSettings, measure_log
 
-    parts = [columns(measure_log(folder, ScanSettings(), on_event)[0], folder.name) for folder in folders]
+    parts = [
+        columns(measure_log(folder, ScanSettings(), on_event)[0], f"{place}:{folder.name}")
+        for place, folder in enumerate(folders)
+    ]
     together: dict[str, NDArray[Any]] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return Reference.of(together, Origin(source, made, stillproof.__version__, 0))

@@ -72,7 +72,7 @@ def judge(
 ) -> list[tuple[Decided, tuple[Signal, ...]]]:
     """Every cluster with its tier and its waterfall, strongest first."""
     scored, latest = score(measured, reference)
-    decided = decide_batch(scored, alpha, review_alpha) if scored else []
+    decided = decide_batch(scored, alpha, review_alpha, len(measured.frozen)) if scored else []
     longest = {int(c): case for case, c in enumerate(measured.case_cluster)}
     rows = []
     for each in decided:
@@ -107,7 +107,7 @@ def finding(decided: Decided, signals: tuple[Signal, ...], accounts: Sequence[st
         test="rank among honest clusters at declared horizons after the freeze, e-BH over clusters",
         kind="reference_based",
         null=NULL,
-        statistic=float(sum(bar.bits for bar in signals)),
+        statistic=None,
         n=cluster.n_units,
         n_unit="accounts or declared organisations",
         decision=decided.decision,

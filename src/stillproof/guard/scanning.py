@@ -30,7 +30,7 @@ class ScanSettings:
     """How a log is scanned."""
 
     reference: Path | None = None
-    """Honest clusters of one's own history, from `guard calibrate`; None takes the composed ones that come along."""
+    """Honest clusters of one's own history, from `guard calibrate`; a scan without one is refused."""
     engine: str = "duckdb"
     step_h: float = 24.0
     """Hours between two looks for new clusters."""
@@ -41,7 +41,6 @@ class ScanSettings:
     review_alpha: float = 0.2
     out: Path | None = None
     """Where sketches and the result go; FOLDER/guard if left out."""
-    keep_sketches: bool = True
     link: LinkSettings = field(default_factory=LinkSettings)
 
 
