@@ -6,6 +6,7 @@
     calibrate       every p-value and interval under its null, with 10,000 simulations instead of 2,000
     check           formatting, lint, types and the import contract
     bench-distill   the recipe's job beside TRL's, TRL in a virtual environment of its own
+    bench-guard     guard beside four peers, on the same composed worlds
     pin             write constraints.txt anew from pyproject.toml
     clean           remove .venv and caches
 
@@ -109,6 +110,12 @@ def bench_distill(words: Sequence[str]) -> int:
     return run([python(), "bench/distill/run.py", "--trl-python", python(VENV_TRL), *words], offline())
 
 
+def bench_guard(words: Sequence[str]) -> int:
+    if not ensure(RUN_EXTRAS):
+        return 1
+    return run([python(), "-m", "bench.guard.run", *words], offline())
+
+
 def pin(words: Sequence[str]) -> int:
     """Pins for every platform and Python from 3.11 on; `run.py pin --upgrade` takes newer ones."""
     if not ensure(DEV_EXTRAS):
@@ -145,6 +152,7 @@ TASKS: dict[str, Callable[[Sequence[str]], int]] = {
     "calibrate": calibrate,
     "check": check,
     "bench-distill": bench_distill,
+    "bench-guard": bench_guard,
     "pin": pin,
     "clean": clean,
 }

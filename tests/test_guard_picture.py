@@ -10,13 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stillproof.finding import Signal
+from stillproof.guard.alternatives import ALTERNATIVES, NOTHING, considered, would_clear
 from stillproof.guard.drawings import MAX_BARS, MAX_UNITS, graph, timeline, waterfall
 from stillproof.guard.picture import MAX_ACCOUNTS, MAX_DRAWN, UNSTATED, write_page
+from stillproof.guard.signals import SIGNALS
 from stillproof.report import to_terminal
-from stillproof.report.campaigns import Signal, campaigns_of, signals_of
+from stillproof.report.campaigns import campaigns_of, signals_of
 
 HOSTILE = "\x1b]0;owned\x07</td><script>alert(1)</script><img src=//evil.example/x onerror=a()>\u202egnp\u2028'\"&\x00"
 VOID = {"meta", "link", "img", "br", "input", "base", "embed", "source"}
+
+
+SIGNALS_SEEN = (
+    Signal("evenness", "balance", 2.5, "bits", 9.0, "added"),
+    Signal("round_the_clock", "rhythm", 0.97, "share", 5.0, "averaged"),
+    Signal("calm", "rhythm", 0.1, "share", 3.0, "averaged"),
+    Signal("grading", "content", 0.2, "share", 0.0, "added"),
+)
 
 
 def accounts(n: int) -> list[str]:
@@ -65,12 +76,14 @@ def campaign(place: int) -> dict[str, Any]:
             for hour in range(96)
         ],
         "graph": {
-            "units": accounts(120),
-            "fingerprints": ["system 9f21", "prefix8 77ac", "tools 0c44"],
+            "n_units": 4000,
+            "n_fingerprints": 3,
+            "units": [{"unit": name[:16], "n": 200 - place} for place, name in enumerate(accounts(120))],
+            "fingerprints": [{"kind": "tools", "fp": f"{fp:016x}", "n_units": 40} for fp in range(3)],
             "edges": [[unit, unit % 3, 1 + unit] for unit in range(120)],
         },
-        "alternatives": [{"name": "a classroom", "evidence_against": "no pause at night or on Sunday"}],
-        "would_clear": ["a declared organisation that owns these accounts"],
+        "alternatives": considered(SIGNALS_SEEN),
+        "would_clear": would_clear(SIGNALS_SEEN),
     }
 
 
@@ -147,9 +160,15 @@ def test_every_part_of_a_campaign_is_drawn(tmp_path: Path) -> None:
         assert elements.of_class(drawing, "svg") == 2
     assert elements.of_class("freeze", "line") == 2
     assert elements.of_class("linking", "rect") == elements.of_class("evidence", "rect") == 2 * 48
-    assert elements.of_class("averaged", "rect") == 2 * 2
+    assert elements.of_class("averaged", "rect") == 2
     assert elements.of_class("unit", "circle") == 2 * MAX_UNITS
-    for part in ("a classroom", "no pause at night", "a declared organisation"):
+    for part in (
+        "a class or course",
+        "evenness 9.0, predicted low",
+        "the accounts are declared as one customer",
+        "evenness: 2.500 bits",
+        f"{4000 - MAX_UNITS} not shown",
+    ):
         assert part in page
     assert f"and {120 - MAX_ACCOUNTS} more of 120" in page
 
@@ -219,18 +238,93 @@ def test_what_was_found_comes_first_then_by_evidence_and_a_finding_without_a_cam
     assert told[0].rank == "3 of 10,000"
 
 
-def test_bits_are_added_across_groups_and_e_values_averaged_within_one() -> None:
-    drawn = waterfall(signals_of(finding()), None, 4.3)
+def test_bits_of_a_group_are_their_arithmetic_mean_in_one_bar_that_lists_them() -> None:
+    drawn = waterfall(signals_of(finding()))
     assert drawn is not None
-    # log2((2^6 + 2^2) / 2) = 5.087, beside 5 and -0.5
-    assert drawn["sum"] == "9.6"
-    assert [bar["how"] for bar in drawn["bars"]] == ["added", "averaged", "averaged", "added", "added"]
+    # (6 + 2) / 2 = 4, beside 5 and -0.5
+    assert drawn["sum"] == "8.5"
+    assert [(bar["label"], bar["drawn"]) for bar in drawn["bars"]] == [
+        ("evenness", "added"),
+        ("content", "averaged"),
+        ("rhythm", "against"),
+    ]
+    assert drawn["bars"][1]["parts"] == "mean of 2: novelty 6.0, rubric share 2.0"
 
 
-def test_bars_that_do_not_end_at_the_e_value_are_owned_up_to(tmp_path: Path) -> None:
-    assert "The two differ" in page_of(scan(), tmp_path)
-    drawn = waterfall([Signal("a", "a", 10.0, "added")], 10.0, 4.3)
-    assert drawn is not None and drawn["agrees"]
+def test_the_bars_are_said_to_be_the_score_and_not_the_e_value(tmp_path: Path) -> None:
+    page = page_of(scan(), tmp_path)
+    assert "The bars sum to 8.5 bit" in page
+    assert "What decides is the e-value" in page
+
+
+def test_every_signal_is_explained_by_an_honest_alternative_and_none_is_both_predicted_high_and_low() -> None:
+    known = {name for other in ALTERNATIVES for name in other.high}
+    assert set(SIGNALS) <= known
+    assert not [other.name for other in ALTERNATIVES if set(other.high) & set(other.low)]
+    assert {name for other in ALTERNATIVES for name in other.high + other.low} <= set(SIGNALS)
+
+
+def test_what_an_alternative_does_not_explain_speaks_against_it_with_the_bits_it_adds_to_the_score() -> None:
+    rows = {row["name"]: row for row in considered(SIGNALS_SEEN)}
+    course = rows["a class or course on one assignment"]
+    assert [row["signal"] for row in course["against"]] == ["evenness", "round_the_clock", "calm"]
+    assert course["contradicts"] == ["evenness", "round_the_clock", "calm"]
+    # 9, and (5 + 3) / 2 of the averaged group
+    assert (course["bits_against"], course["bits_explained"]) == (13.0, 0.0)
+    pipeline = rows["one customer's batch pipeline under several undeclared accounts"]
+    assert (pipeline["bits_against"], pipeline["bits_explained"]) == (0.0, 13.0)
+    against = [row["bits_against"] for row in considered(SIGNALS_SEEN)]
+    assert against == sorted(against)
+
+
+def test_a_signal_that_the_table_does_not_know_speaks_against_every_alternative() -> None:
+    odd = Signal("odd", "odd", 1.0, "share", 7.0, "added")
+    assert all(row["bits_against"] == 7.0 for row in considered([odd]))
+    assert would_clear([odd]) == []
+
+
+def test_what_would_clear_comes_by_bits_with_the_value_observed() -> None:
+    rows = would_clear(SIGNALS_SEEN)
+    assert [(row["signal"], row["value"]) for row in rows] == [
+        ("evenness", 2.5),
+        ("round_the_clock", 0.97),
+        ("calm", 0.1),
+    ]
+    assert all(row["what"] == SIGNALS[row["signal"]].cleared_by != NOTHING for row in rows)
+
+
+def test_an_account_is_drawn_with_the_area_of_its_volume() -> None:
+    units = [{"unit": "aa", "n": 400}, {"unit": "bb", "n": 100}]
+    drawn = graph({"units": units, "fingerprints": ["f"], "edges": [[0, 0, 1], [1, 0, 1]], "n_units": 7})
+    assert drawn is not None
+    radius = {dot["label"]: dot["r"] for dot in drawn["units"]}
+    assert radius["aa"] == pytest.approx(2 * radius["bb"], abs=0.1)
+    assert drawn["n_units_left_out"] == 5
+
+
+def test_an_explanation_in_the_terminal_has_alternatives_and_what_would_clear(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = {"alternatives": considered(SIGNALS_SEEN), "would_clear": would_clear(SIGNALS_SEEN)}
+    to_terminal({"id": "c1", **finding(), **told})
+    words = " ".join(capsys.readouterr().out.split())
+    for part in ("honest alternatives", "a class or course", "predicted low", "what would clear these accounts"):
+        assert part in words
+    to_terminal(poisoned({"id": "c1", **finding(), **told}))
+    out = capsys.readouterr().out
+    assert not [c for c in out if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+
+
+def test_alternatives_and_clearing_of_any_shape_are_shown_or_left_out(tmp_path: Path) -> None:
+    for odd in (
+        ["text"],
+        "text",
+        7,
+        [{}],
+        [{"explains": "x", "against": [1], "contradicts": 3, "bits_against": "many"}],
+    ):
+        row = campaign(0) | {"alternatives": odd, "would_clear": odd}
+        Elements(page_of(scan() | {"campaigns": [row, row]}, tmp_path))
 
 
 def test_a_long_timeline_keeps_every_exchange_in_fewer_bars() -> None:

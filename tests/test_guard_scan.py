@@ -1,6 +1,7 @@
 """A scan from end to end on composed traffic: calibrated on some honest windows, run on another."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -58,9 +59,60 @@ def test_nobody_honest_is_named_when_the_scan_is_held_against_the_truth(
     assert told["n_honest_accounts"] == 250
 
 
-def test_a_scan_without_a_reference_is_refused_with_the_way_out(scanned: tuple[Path, dict[str, object]]) -> None:
-    with pytest.raises(InputError, match="guard calibrate"):
-        guard.scan(scanned[0] / "w2")
+def test_without_a_reference_of_ones_own_the_composed_one_serves(scanned: tuple[Path, dict[str, object]]) -> None:
+    result = guard.scan(scanned[0] / "w2")
+    assert result["reference"]["source"] == "composed"
+    assert min(result["reference"]["clusters"].values()) > 500
+    assert not [each for each in result["findings"] if each["decision"] == "found"]
+
+
+def test_a_step_that_no_reference_was_made_for_is_refused_with_the_way_out(
+    scanned: tuple[Path, dict[str, object]],
+) -> None:
+    folder = scanned[0]
+    with pytest.raises(InputError, match="no reference for looks 5h apart"):
+        guard.scan(folder / "w2", ScanSettings(step_h=5))
+    with pytest.raises(InputError, match="looks 24h apart, and a scan of looks 5h"):
+        guard.scan(folder / "w2", ScanSettings(step_h=5, reference=folder / "honest.parquet"))
+
+
+def test_campaigns_in_the_past_are_set_aside_when_it_becomes_a_reference(tmp_path: Path) -> None:
+    groups = [
+        {"kind": "campaign", "family": family, "size": 60, "settings": {"rate_per_day": 30, "camouflage": 0.1}}
+        for family in ("fixed_injected_prompt", "rubric_grader", "template_grid")
+    ]
+    past = World(name="past", seed=5, days=7, n_ordinary=150, groups=groups)
+    guard.compose(past, tmp_path / "past")
+    blind = guard.calibrate([tmp_path / "past"], tmp_path / "blind.parquet", "composed")
+    mended = guard.calibrate([tmp_path / "past"], tmp_path / "mended.parquet")
+    assert blind["set_aside"] == 0
+    assert mended["set_aside"] >= 3
+    assert sum(mended["clusters"].values()) < sum(blind["clusters"].values())
+
+
+def test_campaigns_are_found_with_what_comes_along(tmp_path: Path) -> None:
+    groups = [
+        {"kind": "campaign", "family": family, "size": 60, "settings": {"rate_per_day": 30, "camouflage": 0.2}}
+        for family in ("fixed_injected_prompt", "rubric_grader")
+    ]
+    guard.compose(World(name="mixed", seed=6, days=7, n_ordinary=150, groups=groups), tmp_path / "mixed")
+    guard.scan(tmp_path / "mixed")
+    told = guard.evaluate(tmp_path / "mixed")
+    assert told["campaign_recall"] == 1.0
+    assert told["account_recall"] > 0.8
+    assert told["fdp"] == 0.0
+    assert told["n_honest_named"] == 0
+    # Without any text left, the sketches say the same.
+    before = guard.explain(tmp_path / "mixed" / "guard", _first(tmp_path / "mixed"))
+    shutil.rmtree(tmp_path / "mixed" / "log")
+    guard.scan(tmp_path / "mixed")
+    after = guard.explain(tmp_path / "mixed" / "guard", _first(tmp_path / "mixed"))
+    assert after["accounts"] == sorted(name[:16] for name in before["accounts"])
+    assert after["e_value"] == before["e_value"]
+
+
+def _first(folder: Path) -> str:
+    return str(json.loads((folder / "guard" / "result.json").read_text())["campaigns"][0]["id"])
 
 
 def test_an_unknown_campaign_is_refused(scanned: tuple[Path, dict[str, object]]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stillproof.guard.signals import SIGNALS, View, groups, measure
+from stillproof.guard.signals import SIGNALS, View, measure, weights
 from stillproof.guard.signals.view import HOUR_US
 
 DAY_US = 24 * HOUR_US
@@ -75,10 +75,9 @@ def test_a_handful_of_exchanges_is_no_evidence_of_evenness() -> None:
     assert few < many
 
 
-def test_persistence_is_the_share_of_members_that_go_on() -> None:
-    counts = np.zeros((10, 168))
-    counts[:7, 3] = 1
-    assert SIGNALS["persistence"].of(view([counts])) == pytest.approx([0.7])
+def test_eight_even_strangers_are_less_evidence_than_eighty() -> None:
+    few, many = SIGNALS["evenness"].of(view([users(5, 0.0, members=8), users(5, 0.0, members=80)]))
+    assert few < many - 0.5
 
 
 def test_spacing_at_random_is_calm_and_bursts_are_not() -> None:
@@ -139,7 +138,7 @@ def test_volume_is_that_of_the_median_member_and_one_heavy_account_does_not_move
 def test_every_signal_gives_one_number_a_case_and_none_for_cases_without_exchanges() -> None:
     quiet = np.zeros((8, 168))
     measured = measure(view([users(15, 0.5), quiet]))
-    assert set(measured) == set(SIGNALS) == set(groups())
+    assert set(measured) == set(SIGNALS) == set(weights())
     for name, values in measured.items():
         assert np.shape(values) == (2,), name
         assert not np.isinf(np.asarray(values, float)).any(), name

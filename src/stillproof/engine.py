@@ -43,10 +43,10 @@ def open_engine(
 ) -> Engine:
     """An engine by name: 'duckdb' or 'spark'. Use it as a context manager.
 
-    `memory_limit` is in bytes (default: half of the memory there is, at most 16 GiB); DuckDB spills to files beyond it,
-    for Spark it is the heap of the driver. `threads` defaults to the cores that this process may use. Intermediate
-    tables and spilled data go to a folder made inside `folder` (default: the system's place for temporary files), which
-    `close` removes.
+    `memory_limit` is in bytes (default: half of the memory there is, at most 10 GiB, so that a scan with its arrays
+    stays below 16); DuckDB spills to files beyond it, for Spark it is the heap of the driver. `threads` defaults to the
+    cores that this process may use. Intermediate tables and spilled data go to a folder made inside `folder` (default:
+    the system's place for temporary files), which `close` removes.
 
     Raises ConfigError for another name or a value that makes no sense, MissingExtraError where ibis, duckdb, pyspark or
     Java is absent.
@@ -67,12 +67,12 @@ def default_threads() -> int:
 
 
 def default_memory() -> int:
-    """Half of the machine's memory, at most 16 GiB, in bytes."""
+    """Half of the machine's memory, at most 10 GiB, in bytes."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
         total = 8 * GIB
-    return min(16 * GIB, max(GIB, total // 2))
+    return min(10 * GIB, max(GIB, total // 2))
 
 
 class Engine(ABC):

@@ -22,6 +22,10 @@ LogIfExists = Annotated[
 ]
 WorldOut = Annotated[Path, typer.Option("--out", metavar="W", help="Folder that the log is kept in.")]
 
+StepH = Annotated[
+    float, typer.Option("--step-h", min=0.25, help="Hours between two looks at the log; a reference is for one step.")
+]
+
 guard_app = group(
     "Find pools of accounts that are run as one to distil a model.",
     examples(
@@ -110,10 +114,15 @@ def _scan(
         typer.Option("--out", metavar="DIR", help="Folder of result.json and scan.html; W/guard if left out."),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option("--reference", metavar="FILE", help="Honest clusters, from `guard calibrate`.")
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE",
+            help="Honest clusters from `guard calibrate`; composed if left out.",
+        ),
     ] = None,
     engine: Annotated[Literal["duckdb", "spark"], typer.Option("--engine", help="What counts the rows.")] = "duckdb",
-    step_h: Annotated[float, typer.Option("--step-h", min=0.25, help="Hours between two looks at the log.")] = 24.0,
+    step_h: StepH = 24.0,
     alpha: Annotated[
         float, typer.Option("--alpha", min=1e-9, max=0.5, help="Level of the false discovery rate.")
     ] = 0.05,
@@ -150,7 +159,10 @@ def _explain(
     ] = Path("."),
     as_json: AsJson = False,
 ) -> None:
-    """Print the evidence for one campaign, and what would clear its accounts."""
+    """Print one campaign: evidence, honest alternatives, what would clear it.
+
+    Each alternative is shown with the signals that it explains and those that speak against it.
+    """
 
     def work() -> Result:
         from stillproof import guard
@@ -176,6 +188,7 @@ def _evaluate(folder: World, as_json: AsJson = False) -> None:
 def _calibrate(
     folders: Annotated[list[Path], typer.Argument(metavar="W...", help="Log folders of past windows.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Parquet file of the reference.")],
+    step_h: StepH = 24.0,
     as_json: AsJson = False,
 ) -> None:
     """Learn from logs of your own how honest clusters behave."""
@@ -183,7 +196,7 @@ def _calibrate(
     def act(on_event: OnEvent) -> Result:
         from stillproof import guard
 
-        return guard.calibrate(folders, out, on_event=on_event)
+        return guard.calibrate(folders, out, step_h=step_h, on_event=on_event)
 
     answer(_watched(act), as_json, if_interrupted=BEGIN_ANEW)
 
@@ -235,11 +248,14 @@ def result_folder(scan: Path) -> Path:
 
 
 def exit_code_of_findings(result: Result) -> int:
-    """As finding.exit_code says: 3 where any finding found, else 4 where any is inconclusive; a gate is 3 as well."""
+    """As finding.exit_code says: 3 where any finding found, else 4 where any is inconclusive or the scan could not have
+    named a lone campaign; a gate is 3 as well."""
     from stillproof.finding import EXIT_CODES, Decision
 
     rows = cast("list[dict[str, object]]", result.get("findings") or [])
     decisions = {row.get("decision") for row in rows}
+    if result.get("decides") is False:
+        decisions.add("inconclusive")
     ordered: tuple[Decision, ...] = ("found", "inconclusive")
     found = next((EXIT_CODES[decision] for decision in ordered if decision in decisions), 0)
     return gate(result) or found

@@ -12,18 +12,24 @@ importers/      logs of other tools, row by row
 traffic/        worlds: pools, arrivals, honest groups, campaign families
 sketch/         exchanges as integers: the only code that touches text
 edges.py        who shares what with whom, by the hour (relational)
+ledger.py       the same for every look of a scan, from one relational pass
+tally.py        edges and pairs of one look, in numpy
+codes.py        hashes as small integers
 linking/        dense blocks of units that share rare fingerprints
 freezing.py     clusters as they come up, frozen when first seen
 evidence.py     what the frozen members did afterwards (relational)
 cases.py        each cluster up to each horizon
 signals/        what tells a pool from customers that share a tool
 reference.py    honest clusters, and ranks among them
-decision.py     e-values, tiers, resolution, drift
+decision.py     e-values, tiers, resolution
+drift.py        does the reference look like this log?
 judging.py      from ranks to Findings
 naming.py       which accounts belong
 scanning.py     the steps of one scan
 results.py      what a scan says
 evaluation.py   against the truth
+ties.py         which member used what links the cluster
+alternatives.py honest explanations and the evidence against each
 picture.py      one page for people
 """
 
@@ -87,26 +93,37 @@ def scan(folder: Path, settings: ScanSettings | None = None, on_event: OnEvent =
 
 
 def calibrate(
-    folders: Sequence[Path], out: Path, source: str = "own history", on_event: OnEvent = ignore
+    folders: Sequence[Path],
+    out: Path,
+    source: str = "own history",
+    step_h: float = 24.0,
+    on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
-    """Make a reference of the clusters in some logs, one window each. `source`: 'own history' or 'composed'."""
+    """Make a reference of the clusters in some logs, one window each. `source`: 'own history' or 'composed'. `step_h`:
+    hours between two looks; scans with this reference must look as often. What a scan of one's own history against the
+    composed reference tells of is set aside."""
     from stillproof.guard.calibration import reference_of
+    from stillproof.guard.results import load_reference
+    from stillproof.guard.scanning import ScanSettings
 
-    reference = reference_of(folders, source, on_event)
+    against = load_reference(ScanSettings(step_h=step_h)) if source == "own history" else None
+    reference = reference_of(folders, source, step_h, on_event, against)
     reference.save(out)
     counts = {f"{name}, {hours} h": n for (name, hours), n in reference.counts().items()}
-    return {"out": str(out), "windows": len(folders), "clusters": counts}
+    return {"out": str(out), "windows": len(folders), "clusters": counts, "set_aside": reference.origin.set_aside}
 
 
 def explain(folder: Path, campaign: str) -> dict[str, Any]:
-    """The finding of one campaign of a scan, by its id ('c17'). Raises InputError for another id."""
+    """The finding of one campaign of a scan, by its id ('c17'), with the honest `alternatives` to it and what
+    `would_clear` its accounts, as in `stillproof.guard.alternatives`. Raises InputError for another id."""
     from stillproof.errors import InputError
     from stillproof.report import read
 
     result = read(folder)
     for companion in result["campaigns"]:
         if companion["id"] == campaign:
-            return dict(result["findings"][companion["finding"]])
+            told = {name: companion.get(name) or [] for name in ("alternatives", "would_clear")}
+            return {"id": campaign, **result["findings"][companion["finding"]], **told}
     ids = ", ".join(each["id"] for each in result["campaigns"]) or "none"
     raise InputError(f"no campaign {campaign!r} in this scan", str(folder), f"campaigns here: {ids}")
 

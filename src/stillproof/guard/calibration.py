@@ -5,31 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 import stillproof
-from stillproof.guard.reference import Origin, Reference
+from stillproof.guard.judging import columns, judge
+from stillproof.guard.reference import Origin, Reference, joined
+from stillproof.guard.scanning import ScanSettings, measure_log
 from stillproof.progress import OnEvent, ignore
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+ALPHA, REVIEW_ALPHA = 0.05, 0.2
 
 
-def reference_of(folders: Sequence[Path], source: str, on_event: OnEvent = ignore) -> Reference:
-    """The clusters of every folder's log, one window each.
+def reference_of(
+    folders: Sequence[Path],
+    source: str,
+    step_h: float = 24.0,
+    on_event: OnEvent = ignore,
+    against: Reference | None = None,
+) -> Reference:
+    """The clusters of every folder's log, one window each, found at looks `step_h` hours apart.
 
-    A history that holds campaigns makes later scans careful, not wrong: their clusters only raise the bar. Scan it
-    first, look at what is found, and set that aside with `Reference.without`.
+    A past that nobody labelled holds campaigns as well. Those that a scan against the reference `against` names, or
+    puts up for review, are set aside and counted in the origin. What is left of campaigns makes later scans careful,
+    not wrong: they only raise the bar.
     """
-    from stillproof.guard.judging import columns
-    from stillproof.guard.scanning import ScanSettings, measure_log
-
-    parts = [
-        columns(measure_log(folder, ScanSettings(), on_event)[0], f"{place}:{folder.name}")
-        for place, folder in enumerate(folders)
-    ]
-    together: dict[str, NDArray[Any]] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return Reference.of(together, Origin(source, made, stillproof.__version__, 0))
+    origin = Origin(source, made, stillproof.__version__, step_h=step_h)
+    parts = []
+    for place, folder in enumerate(folders):
+        measured, _ = measure_log(folder, ScanSettings(step_h=step_h), on_event)
+        window = f"{place}:{folder.name}"
+        part = Reference.of(columns(measured, window), origin)
+        if against is not None:
+            told = [each.cluster for each, _ in judge(measured, against, ALPHA, REVIEW_ALPHA) if each.tier != "observe"]
+            part = part.without([f"{window}/{cluster.cluster_id}" for cluster in told])
+        parts.append(part)
+    return joined(parts)

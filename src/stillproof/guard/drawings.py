@@ -9,7 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from stillproof.report.campaigns import Signal, finite
@@ -19,12 +19,17 @@ from stillproof.report.text import number
 MAX_BARS = 190
 MAX_UNITS = 60
 MAX_FINGERPRINTS = 40
-_LABEL = 18
+_LABEL = 24
 """Characters of an id beside a dot; the whole id is its tooltip."""
 
 _LEFT, _RIGHT = 50.0, 630.0
-_BITS_LEFT, _BITS_RIGHT = 210.0, 525.0
+_BITS_LEFT, _BITS_RIGHT = 175.0, 570.0
+_SILENT_BITS = 0.05
+"""Below it, a bar would be written as 0.0."""
 _SWEEPS = 6
+_PITCH = 12
+_NAMES = ("kind", "fp", "unit")
+"""Parts of a node's name, in order; the rest of it are numbers."""
 _FIRST_YEAR, _LAST_YEAR = 1971, 9000  # beyond them, a bar's end may be no date at all
 
 Drawing = dict[str, Any]
@@ -74,6 +79,7 @@ def timeline(rows: Iterable[object], frozen_iso: object) -> Drawing | None:
         ],
         "frozen": None if frozen is None else round(across(frozen), 1),
         "frozen_anchor": "end" if frozen is not None and across(frozen) > 400 else "start",
+        "has_linking": frozen is not None and first < frozen,
         "top": number(int(top)),
         "first": _day(low),
         "last": _day(high),
@@ -104,8 +110,10 @@ def _day(seconds: float) -> str:
 def graph(given: Mapping[str, Any]) -> Drawing | None:
     """Accounts left, fingerprints right, a line for each that an account used, as strong as its log count.
 
-    The accounts with most exchanges are drawn, then the fingerprints with most accounts; the rest are counted. Both
-    columns are ordered by barycentre, so that lines cross little. None where there is no line.
+    Lines between accounts themselves would be a full mesh wherever all share one fingerprint: here accounts that share
+    one meet in its dot. An account's dot has the area of its exchanges, a fingerprint's that of its accounts. The
+    accounts with most exchanges are drawn, then the fingerprints with most accounts; the rest are counted. Both columns
+    are ordered by barycentre, so that lines cross little. None where there is no line.
     """
     units, prints = _named(given.get("units")), _named(given.get("fingerprints"))
     left_places, right_places = _places(units), _places(prints)
@@ -115,13 +123,16 @@ def graph(given: Mapping[str, Any]) -> Drawing | None:
     left, right, edges = _selected(edges)
     left, right = _untangled(left, right, edges)
     rows = max(len(left), len(right))
-    height = 12 * rows + 34
+    height = _PITCH * rows + 34
     left_y, right_y = _spread(left, height), _spread(right, height)
     top = max(math.log1p(n) for _, _, n in edges) or 1.0
+    volume, holders = _sizes(given.get("units"), "n"), _sizes(given.get("fingerprints"), "n_units")
+    most_n, most_units = max(volume.values(), default=0.0), max(holders.values(), default=0.0)
+    n_units, n_prints = _total(given.get("n_units"), units), _total(given.get("n_fingerprints"), prints)
     return {
         "height": height,
-        "units": [_dot(units[u], left_y[u]) for u in left],
-        "fingerprints": [_dot(prints[f], right_y[f]) for f in right],
+        "units": [_dot(units[u], left_y[u], volume.get(u), most_n, "exchanges") for u in left],
+        "fingerprints": [_dot(prints[f], right_y[f], holders.get(f), most_units, "accounts") for f in right],
         "edges": [
             {
                 "y1": left_y[u],
@@ -131,10 +142,10 @@ def graph(given: Mapping[str, Any]) -> Drawing | None:
             }
             for u, f, n in edges
         ],
-        "n_units": len(units),
-        "n_fingerprints": len(prints),
-        "n_units_left_out": len(units) - len(left),
-        "n_fingerprints_left_out": len(prints) - len(right),
+        "n_units": n_units,
+        "n_fingerprints": n_prints,
+        "n_units_left_out": n_units - len(left),
+        "n_fingerprints_left_out": n_prints - len(right),
     }
 
 
@@ -142,8 +153,22 @@ def _named(given: object) -> list[str]:
     if not isinstance(given, Sequence) or isinstance(given, str):
         return []
     return [
-        " ".join(said(part) for part in item.values()) if isinstance(item, Mapping) else _id(item) for item in given
+        " ".join(_id(item[part]) for part in _NAMES if part in item) if isinstance(item, Mapping) else _id(item)
+        for item in given
     ]
+
+
+def _sizes(given: object, key: str) -> dict[int, float]:
+    """How large each dot is to be, by place; those without a number have no size of their own."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return {}
+    counts = ((place, finite(item.get(key))) for place, item in enumerate(given) if isinstance(item, Mapping))
+    return {place: n for place, n in counts if n is not None and n > 0}
+
+
+def _total(given: object, listed: Sequence[str]) -> int:
+    """How many there are, those not listed included."""
+    return max(given, len(listed)) if type(given) is int else len(listed)
 
 
 def _id(value: object) -> str:
@@ -203,67 +228,73 @@ def _spread(nodes: Sequence[Hashable], height: float) -> dict[Any, float]:
     return {node: round(28 + room * (index + 0.5), 1) for index, node in enumerate(nodes)}
 
 
-def _dot(name: str, y: float) -> Drawing:
-    return {"y": y, "label": name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…", "said": name}
+def _dot(name: str, y: float, size: float | None, most: float, of_what: str) -> Drawing:
+    """A dot whose area grows with `size`, the largest just as high as a row."""
+    radius = 3.0 if size is None or not most else max(1.5, 5.5 * math.sqrt(size / most))
+    counted = "" if size is None else f": {number(int(size))} {of_what}"
+    return {"y": y, "r": round(radius, 1), "label": _cut(name, _LABEL), "said": f"{name}{counted}"}
 
 
 # --- waterfall ------------------------------------------------------------------------------------------------
 
 
-def waterfall(signals: Sequence[Signal], total_bits: float | None, threshold_bits: float | None) -> Drawing | None:
-    """Bits of evidence from zero to the e-value, one bar a signal and, where e-values were averaged, one a group.
+def waterfall(signals: Sequence[Signal]) -> Drawing | None:
+    """Bars of bits from zero to the score, largest first, as the score adds them up. None where there is no signal.
 
-    An averaged signal is drawn hollow, for it does not move the sum: its group's mean e-value does. Where the bars do
-    not end at the finding's e-value, the drawing says so.
+    A signal that is added has a bar of its own. Signals of a group that are averaged have one bar, their arithmetic
+    mean, and are listed under it. Those that add nothing have no bar: `silent` names them.
     """
     if not signals:
         return None
-    rows: list[tuple[str, str, float, float]] = []  # label, how, from, to
-    at = 0.0
-    for group in dict.fromkeys(signal.group for signal in signals):
-        members = [signal for signal in signals if signal.group == group]
-        averaged = [signal for signal in members if signal.combined == "averaged"]
-        rows += [(signal.name, "averaged", at, at + signal.bits) for signal in averaged]
-        if averaged:
-            mean = _mean_bits([signal.bits for signal in averaged])
-            rows.append((f"{group} (mean of {len(averaged)})", "added", at, at + mean))
-            at += mean
-        for signal in members:
-            if signal.combined != "averaged":
-                rows.append((signal.name, "added", at, at + signal.bits))
-                at += signal.bits
-    marks = [0.0, at, *(bits for bits in (total_bits, threshold_bits) if bits is not None)]
-    low = min(*marks, *(end for _, _, _, end in rows))
-    high = max(*marks, *(end for _, _, _, end in rows))
+    steps = sorted(_steps(signals), key=lambda step: (-step[1], step[0]))
+    silent = [label for label, bits, _ in steps if abs(bits) < _SILENT_BITS]
+    steps = [step for step in steps if abs(step[1]) >= _SILENT_BITS]
+    ends = [0.0, *accumulate(bits for _, bits, _ in steps)]
+    low, high = min(ends), max(ends)
 
     def across(bits: float) -> float:
         return round(_BITS_LEFT + (_BITS_RIGHT - _BITS_LEFT) * (bits - low) / ((high - low) or 1.0), 1)
 
-    return {
-        "height": 22 * len(rows) + 52,
-        "zero": across(0.0),
-        "threshold": None if threshold_bits is None else across(threshold_bits),
-        "threshold_said": "" if threshold_bits is None else f"needed: {threshold_bits:.1f} bit",
-        "bars": [
+    bars: list[Drawing] = []
+    y = 8
+    for (label, bits, parts), (begin, end) in zip(steps, pairwise(ends), strict=True):
+        bars.append(
             {
-                "label": label if len(label) <= 30 else f"{label[:29]}…",
-                "how": how,
-                "drawn": "against" if how == "added" and end < begin else how,
-                "y": 30 + 22 * place,
+                "label": _cut(label, 30),
+                "drawn": "against" if bits < 0 else "averaged" if parts else "added",
+                "y": y,
                 "x": min(across(begin), across(end)),
                 "width": max(round(abs(across(end) - across(begin)), 1), 1.0),
                 "end": max(across(begin), across(end)) + 5,
-                "said": f"{end - begin:+.1f} bit, {how}",
+                "said": f"{bits:+.1f} bit",
+                "parts": _cut(f"mean of {len(parts)}: {', '.join(parts)}", 72) if parts else "",
+                "parts_whole": ", ".join(parts),
             }
-            for place, (label, how, begin, end) in enumerate(rows)
-        ],
-        "sum": f"{at:.1f}",
-        "total": None if total_bits is None else f"{total_bits:.1f}",
-        "agrees": total_bits is None or abs(total_bits - at) <= 0.05 + 1e-3 * abs(at),
+        )
+        y += 36 if parts else 22
+    return {
+        "has_averaged": any(parts for _, _, parts in steps),
+        "height": y + 18,
+        "zero": across(0.0),
+        "bars": bars,
+        "silent": ", ".join(silent),
+        "sum": f"{ends[-1]:.1f}",
+        "sum_at": across(ends[-1]),
     }
 
 
-def _mean_bits(bits: Sequence[float]) -> float:
-    """log2 of the mean of 2^bits, without overflow."""
-    top = max(bits)
-    return top + math.log2(sum(2.0 ** (b - top) for b in bits) / len(bits))
+def _steps(signals: Sequence[Signal]) -> list[tuple[str, float, list[str]]]:
+    """What is added: label, bits, and the signals that were averaged for it."""
+    steps: list[tuple[str, float, list[str]]] = []
+    for group in dict.fromkeys(signal.group for signal in signals):
+        members = [signal for signal in signals if signal.group == group]
+        averaged = sorted((s for s in members if s.combined == "averaged"), key=lambda s: (-s.bits, s.name))
+        if averaged:
+            mean = math.fsum(signal.bits for signal in averaged) / len(averaged)
+            steps.append((group, mean, [f"{signal.name} {signal.bits:.1f}" for signal in averaged]))
+        steps += [(signal.name, signal.bits, []) for signal in members if signal.combined != "averaged"]
+    return steps
+
+
+def _cut(text: str, n: int) -> str:
+    return text if len(text) <= n else f"{text[: n - 1]}…"

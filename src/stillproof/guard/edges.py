@@ -1,15 +1,16 @@
 """Who shares what: which units (declared organisations, else accounts) sent which fingerprints, and when.
 
 Edges link units to fingerprints that several units hold, each with the number of exchanges expected if units met
-fingerprints by the hour alone; item pairs link units that sent the same exact prompts. All steps are ibis expressions
-over a sketch table of an `Engine` and sum integers only, so that every engine gives the same numbers.
+fingerprints by the hour alone; item pairs link units that sent the same exact prompts. What needs all rows is an ibis
+expression over a sketch table of an `Engine` and sums integers only; `tally` does the rest on what few fingerprints are
+left, so that every engine gives the same bits.
 
     rows = distinct_exchanges(engine, engine.read_parquet(sketch_files))
     table = edges(engine, rows, since_us, until_us)
 
-Or by the hour, so that a later scan reads only what is new: keep `hourly(engine, new_rows)` of each batch of rows as
-Parquet and pass all batches together to `edges_from_hourly`. Batches add up exactly, whatever order rows arrive in, as
-long as no exchange stands in two of them.
+For many windows of one log, see `ledger`. Or by the hour, so that a later scan reads only what is new: keep
+`hourly(engine, new_rows)` of each batch of rows as Parquet and pass all batches together to `edges_from_hourly`.
+Batches add up exactly, whatever order rows arrive in, as long as no exchange stands in two of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stillproof.errors import ConfigError
+from stillproof.guard import codes, tally
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -42,8 +44,6 @@ KINDS = {
 }
 # Rows of `hourly` that count all exchanges of a unit in an hour, under fingerprint 0.
 TOTAL = 255
-# Edges whose expected counts are computed at once: bounds memory.
-CHUNK = 100_000
 
 
 def distinct_exchanges(engine: Engine, sketch: ir.Table) -> ir.Table:
@@ -83,19 +83,38 @@ def hour_of(time: ir.IntegerColumn) -> ir.IntegerValue:
     return (time - time % HOUR_US) // HOUR_US
 
 
-def fingerprints(rows: ir.Table, names: tuple[str, ...]) -> ir.Table:
-    """One row per fingerprint that is present: the columns `names` of `rows` as they are, `fp`, `kind`.
+def fingerprints(rows: ir.Table, names: tuple[str, ...], columns: tuple[str, ...] = tuple(KINDS)) -> ir.Table:
+    """One row per fingerprint of `columns` that is present: the columns `names` of `rows` as they are, `fp`, `kind`.
 
     0 stands for an absent shingle, null for any other absent fingerprint.
     """
     import ibis
 
     parts = []
-    for column, kind in KINDS.items():
+    for column in columns:
         fp = rows[column]
         part = rows.filter(fp.notnull(), fp != 0)
-        parts.append(part.select(*names, fp=part[column], kind=ibis.literal(kind, "int64")))
+        parts.append(part.select(*names, fp=part[column], kind=ibis.literal(KINDS[column], "int64")))
     return ibis.union(*parts)
+
+
+def held_by_several(rows: ir.Table, columns: tuple[str, ...] = tuple(KINDS)) -> ir.Table:
+    """Fingerprints (fp, kind) of `columns` that more than one unit holds. Most have one holder.
+
+    min <> max is cheaper than counting, and one kind after the other takes smaller hash tables than all together.
+    """
+    import ibis
+
+    parts = []
+    for kind in dict.fromkeys(KINDS[column] for column in columns):
+        mine = tuple(column for column in columns if KINDS[column] == kind)
+        parts.append(_shared(fingerprints(rows, ("unit",), mine)))
+    return ibis.union(*parts)
+
+
+def of_these(rows: ir.Table, wanted: ir.Table, columns: tuple[str, ...] = tuple(KINDS)) -> ir.Table:
+    """The fingerprints of `columns` with unit and time, only those in `wanted` (fp, kind)."""
+    return fingerprints(rows, ("unit", "time"), columns).semi_join(wanted, ["fp", "kind"])
 
 
 def hourly(engine: Engine, sketch: ir.Table) -> ir.Table:
@@ -105,7 +124,7 @@ def hourly(engine: Engine, sketch: ir.Table) -> ir.Table:
     `edges_from_hourly` adds them up. The sketch must have one row per id.
     """
     present = fingerprints(sketch, ("unit", "time"))
-    return engine.keep(_by_hour(present).union(_totals(sketch)), "hourly")
+    return engine.keep(by_hour(present).union(totals(sketch)), "hourly")
 
 
 def edges(
@@ -124,12 +143,11 @@ def edges(
 
     Raises ConfigError for an empty window or min_units < 2.
     """
-    _check_units(min_units, max_units)
+    check_units(min_units, max_units)
     rows = within(sketch, since_us, until_us)
-    present = fingerprints(rows, ("unit", "time"))
-    shared = engine.keep(_shared(present), "shared")
-    counts = engine.keep(_by_hour(present.semi_join(shared, ["fp", "kind"])), "by_hour")
-    return _edges(engine, counts, engine.keep(_totals(rows), "totals"), (min_units, max_units))
+    shared = engine.keep(held_by_several(rows), "shared")
+    counts = engine.keep(by_hour(of_these(rows, shared)), "by_hour")
+    return _edges(engine, counts, engine.keep(totals(rows), "totals"), (min_units, max_units))
 
 
 def edges_from_hourly(
@@ -139,7 +157,7 @@ def edges_from_hourly(
 
     Raises ConfigError for an empty window or min_units < 2.
     """
-    _check_units(min_units, max_units)
+    check_units(min_units, max_units)
     if since_us >= until_us:
         raise ConfigError(f"the window [{since_us}, {until_us}) is empty", "since", "let it end after it begins")
     inside = counts.filter(counts.hour >= since_us // HOUR_US, counts.hour < -(-until_us // HOUR_US))
@@ -147,8 +165,8 @@ def edges_from_hourly(
     shared = engine.keep(_shared(present), "shared")
     keys = ["unit", "fp", "kind", "hour"]
     summed = engine.keep(_add_up(present.semi_join(shared, ["fp", "kind"]), keys), "by_hour")
-    totals = engine.keep(_add_up(inside.filter(inside.kind == TOTAL), keys), "totals")
-    return _edges(engine, summed, totals, (min_units, max_units))
+    whole = engine.keep(_add_up(inside.filter(inside.kind == TOTAL), keys), "totals")
+    return _edges(engine, summed, whole, (min_units, max_units))
 
 
 def item_pairs(
@@ -207,7 +225,7 @@ def _with_expected(pairs: pa.Table, rate: float) -> pa.Table:
     return table.sort_by([("unit_a", "ascending"), ("unit_b", "ascending")])
 
 
-def _check_units(min_units: int, max_units: int | None) -> None:
+def check_units(min_units: int, max_units: int | None) -> None:
     if min_units < 2 or (max_units is not None and max_units < min_units):
         raise ConfigError(f"no fingerprint is held by {min_units} to {max_units} units", "min_units", "use at least 2")
 
@@ -223,18 +241,18 @@ def _shared(present: ir.Table) -> ir.Table:
     return ends.filter(ends.low != ends.high).select("fp", "kind")
 
 
-def _by_hour(present: ir.Table) -> ir.Table:
+def by_hour(present: ir.Table) -> ir.Table:
     timed = present.mutate(hour=hour_of(present.time))
     return timed.group_by(["unit", "fp", "kind", "hour"]).agg(
         n=timed.count(), first_time=timed.time.min(), last_time=timed.time.max()
     )
 
 
-def _totals(rows: ir.Table) -> ir.Table:
+def totals(rows: ir.Table) -> ir.Table:
     import ibis
 
     whole = ibis.literal(0, "int64"), ibis.literal(TOTAL, "int64")
-    return _by_hour(rows.select("unit", "time", fp=whole[0], kind=whole[1]))
+    return by_hour(rows.select("unit", "time", fp=whole[0], kind=whole[1]))
 
 
 def _add_up(counts: ir.Table, keys: list[str]) -> ir.Table:
@@ -243,55 +261,9 @@ def _add_up(counts: ir.Table, keys: list[str]) -> ir.Table:
     )
 
 
-def _edges(engine: Engine, counts: ir.Table, totals: ir.Table, units: tuple[int, int | None]) -> pa.Table:
+def _edges(engine: Engine, counts: ir.Table, whole: ir.Table, held_by: tuple[int, int | None]) -> pa.Table:
     """Edges from counts by hour (one row a unit, fingerprint and hour) and hourly totals of units."""
-    found = counts.group_by(["unit", "fp", "kind"]).agg(
-        n=counts.n.sum(),
-        n_hours=counts.count(),
-        first_time=counts.first_time.min(),
-        last_time=counts.last_time.max(),
-    )
-    found = engine.keep(found, "found")
-    holders = found.group_by(["fp", "kind"]).agg(holders=found.count())
-    holders = holders.filter(holders.holders >= units[0])
-    if units[1] is not None:
-        holders = holders.filter(holders.holders <= units[1])
-    table = engine.to_arrow(found.semi_join(holders, ["fp", "kind"]))
-    table = table.sort_by([("kind", "ascending"), ("fp", "ascending"), ("unit", "ascending")])
-    carried = counts.semi_join(holders, ["fp", "kind"]).group_by(["fp", "kind", "hour"])
-    by_fp = engine.to_arrow(carried.agg(n=counts.n.sum()))
-    by_unit = engine.to_arrow(totals.select("unit", "hour", "n"))
-    table = table.append_column("expected", _expected(table, by_fp, by_unit))
-    return table.set_column(table.schema.get_field_index("kind"), "kind", table["kind"].cast("uint8"))
-
-
-def _expected(table: pa.Table, by_fp: pa.Table, by_unit: pa.Table) -> pa.Array:
-    """The expected count of each edge: the product of the hourly rows of its unit and its fingerprint, over all hours.
-
-    A join would make a row of every edge and every hour of its unit, two orders more than there are edges. Here the
-    sums run by ascending hour, so that they are the same to the last bit on every engine.
-    """
-    import numpy as np
-    import pyarrow as pa
-    from scipy import sparse
-
-    hours, hour = np.unique(by_unit["hour"].to_numpy(), return_inverse=True)
-    sent = by_unit["n"].to_numpy().astype(np.float64)
-    total = np.bincount(hour, weights=sent, minlength=len(hours))
-    units, unit = np.unique(by_unit["unit"].to_numpy(), return_inverse=True)
-    of_unit = sparse.csr_matrix((sent / total[hour], (unit, hour)), shape=(len(units), len(hours)))
-    where_unit = np.searchsorted(units, table["unit"].to_numpy())
-    expected = np.zeros(table.num_rows)
-    for kind in range(max(KINDS.values()) + 1):
-        mine = np.flatnonzero(table["kind"].to_numpy() == kind)
-        rows = by_fp.take(np.flatnonzero(by_fp["kind"].to_numpy() == kind))
-        fps, row = np.unique(rows["fp"].to_numpy(), return_inverse=True)
-        carried = rows["n"].to_numpy().astype(np.float64)
-        columns = row, np.searchsorted(hours, rows["hour"].to_numpy())
-        of_fp = sparse.csr_matrix((carried, columns), shape=(len(fps), len(hours)))
-        where_fp = np.searchsorted(fps, table["fp"].to_numpy()[mine])
-        for start in range(0, len(mine), CHUNK):
-            part = slice(start, start + CHUNK)
-            product = of_unit[where_unit[mine[part]]].multiply(of_fp[where_fp[part]])  # pyrefly: ignore[missing-attribute]
-            expected[mine[part]] = np.asarray(product.sum(axis=1)).ravel()
-    return pa.array(expected)
+    names = codes.names_of(engine, counts, whole, held_by[0])
+    coded = codes.coded(engine, counts, whole, names)
+    cells, volume = codes.cells_of(engine.to_arrow(coded[0])), codes.volume_of(engine.to_arrow(coded[1]))
+    return tally.edge_table(cells, volume, names, held_by)

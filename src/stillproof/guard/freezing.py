@@ -6,14 +6,14 @@ Evidence counts only after the freeze, so a cluster cannot be chosen for the ver
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillproof.guard.linking import Cluster, LinkSettings, link, match_all
-from stillproof.guard.signals.view import HOUR_US
+from stillproof.guard.signals.view import DAY_US, HOUR_US
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,11 @@ class Frozen:
     frozen_us: int
     cluster: Cluster
     first_us: NDArray[np.float64]
-    """[units] when each member first showed what links the cluster; NaN where nothing but a list of prompts does."""
+    """[units] when each member first showed what links the cluster; NaN where that may be long ago, or where nothing
+    but a list of prompts links it."""
+    joined: Words
+    """Units of later looks at the same cluster that were not in it when it was frozen; ascending. No evidence is taken
+    from them: they are only candidates to be named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Linked:
     edges: pa.Table
     pairs: pa.Table | None
     n_units: int
+    since_us: int
+    """Begin of what is looked at, the log's own begin at least."""
 
 
 def steps(start_us: int, end_us: int, step_h: float) -> Iterator[int]:
@@ -48,23 +54,44 @@ def steps(start_us: int, end_us: int, step_h: float) -> Iterator[int]:
 
 
 def freeze(look: Callable[[int], Linked], times: list[int], settings: LinkSettings) -> list[Frozen]:
-    """Link at each time, and freeze what is new there. `look(until_us)` gives what is known before that time."""
+    """Link at each time, and freeze what is new there. `look(until_us)` gives what is known before that time.
+
+    A known cluster that has grown by as many units as it was frozen with is frozen once more, with the newcomers alone:
+    a campaign may have begun with a few accounts, or may hide under a template that some strangers used before.
+    """
     frozen: list[Frozen] = []
+    known_units: list[Words] = []
     for until_us in times:
         seen = look(until_us)
         if not seen.edges.num_rows:
             continue
         clusters = link(seen.edges, seen.pairs, seen.n_units, settings)
         known = match_all(clusters, [entry.cluster for entry in frozen])
-        fresh = [cluster for cluster, place in zip(clusters, known, strict=True) if place is None]
-        firsts = first_uses(fresh, seen.edges)
-        for cluster, first_us in zip(fresh, firsts, strict=True):
-            frozen.append(Frozen(len(frozen), until_us, cluster, first_us))
+        fresh: list[tuple[Cluster, Words]] = []
+        for cluster, place in zip(clusters, known, strict=True):
+            if place is None:
+                fresh.append((cluster, cluster.units))
+                continue
+            newcomers = np.setdiff1d(cluster.units, known_units[place])
+            if newcomers.size >= max(settings.min_units, frozen[place].cluster.units.size):
+                everybody = np.union1d(cluster.units, known_units[place])
+                fresh.append((replace(cluster, units=newcomers), everybody))
+            else:
+                known_units[place] = np.union1d(known_units[place], newcomers)
+                entry = frozen[place]
+                frozen[place] = replace(entry, joined=np.union1d(entry.joined, newcomers))
+        firsts = first_uses([cluster for cluster, _ in fresh], seen.edges, seen.since_us + DAY_US)
+        for (cluster, everybody), first_us in zip(fresh, firsts, strict=True):
+            frozen.append(Frozen(len(frozen), until_us, cluster, first_us, np.zeros(0, np.uint64)))
+            known_units.append(everybody)
     return frozen
 
 
-def first_uses(clusters: list[Cluster], edges: pa.Table) -> list[NDArray[np.float64]]:
-    """For each cluster, [units] the earliest time that a member showed one of the cluster's fingerprints."""
+def first_uses(clusters: list[Cluster], edges: pa.Table, known_us: int) -> list[NDArray[np.float64]]:
+    """For each cluster, [units] the earliest time that a member showed one of the cluster's fingerprints.
+
+    NaN before `known_us`, a day after the begin of what is looked at: such a member may have been there for years.
+    """
     fp = edges["fp"].to_numpy()
     unit = edges["unit"].to_numpy()
     first = edges["first_time"].to_numpy().astype(np.float64)
@@ -81,5 +108,5 @@ def first_uses(clusters: list[Cluster], edges: pa.Table) -> list[NDArray[np.floa
         inside = units[place] == unit[rows] if rows.size else np.zeros(0, bool)
         np.minimum.at(earliest, place[inside], first[rows[inside]])
         back = np.searchsorted(units, cluster.units)
-        found.append(np.where(np.isfinite(earliest), earliest, np.nan)[back])
+        found.append(np.where(np.isfinite(earliest) & (earliest >= known_us), earliest, np.nan)[back])
     return found

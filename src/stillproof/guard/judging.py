@@ -13,9 +13,9 @@ from stillproof.finding import Finding, Run, Signal, log10_e
 from stillproof.guard.decision import Decided, ScoredCluster, decide_batch
 from stillproof.guard.reference import Ranked, Reference, assess
 from stillproof.guard.scanning import HORIZONS_H, Measured
-from stillproof.guard.signals import SIGNALS, groups
+from stillproof.guard.signals import SIGNALS, weights
 
-WEIGHTS = (0.3, 0.25, 0.25, 0.2)
+WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 """Share of the e-value that each horizon may give, declared in advance."""
 
 NULL = "the cluster is honest: exchangeable with the reference's clusters of its class"
@@ -31,20 +31,34 @@ POSSIBLE = {
 }
 
 
-def score(measured: Measured, reference: Reference) -> tuple[list[ScoredCluster], dict[int, tuple[Ranked, int]]]:
-    """Every frozen cluster with the evidence of the horizons reached, and its ranks at the longest of them.
+Latest = dict[int, tuple[Ranked, int]]
+"""Cluster -> its ranks at the longest horizon reached, and its row there."""
 
-    H0 of each: see NULL. A cluster without any horizon reached has no evidence yet and is left out.
+
+def by_horizon(
+    measured: Measured, reference: Reference, counted: Mapping[str, float]
+) -> tuple[NDArray[np.float64], Latest]:
+    """e-values of every frozen cluster at every horizon, shape [K, H], NaN where not reached. H0 of each: see NULL.
+
+    `counted`: signal -> what a bit of it counts.
     """
-    n = len(measured.frozen)
-    e = np.full((n, len(HORIZONS_H)), np.nan)
-    latest: dict[int, tuple[Ranked, int]] = {}
+    e = np.full((len(measured.frozen), len(HORIZONS_H)), np.nan)
+    latest: Latest = {}
     for place, horizon in enumerate(HORIZONS_H):
         at = np.flatnonzero(measured.case_horizon_h == horizon)
         values = {name: column[at] for name, column in measured.signals.items()}
-        ranked = assess(values, [POSSIBLE[measured.case_class[case]] for case in at], reference, horizon, groups())
+        ranked = assess(values, [POSSIBLE[measured.case_class[case]] for case in at], reference, horizon, counted)
         e[measured.case_cluster[at], place] = ranked.e
         latest |= {int(cluster): (ranked, row) for row, cluster in enumerate(measured.case_cluster[at])}
+    return e, latest
+
+
+def score(measured: Measured, reference: Reference, counted: Mapping[str, float]) -> tuple[list[ScoredCluster], Latest]:
+    """Every frozen cluster with the evidence of the horizons reached, and its ranks at the longest of them.
+
+    A cluster without any horizon reached has no evidence yet and is left out.
+    """
+    e, latest = by_horizon(measured, reference, counted)
     running = stats.horizon_e(e, WEIGHTS)[:, -1]
     reached = np.where(np.isnan(e), 0.0, WEIGHTS).sum(axis=1)
     return [
@@ -68,33 +82,35 @@ def _scored(measured: Measured, cluster: int, e: float, reached: float, at: tupl
 
 
 def judge(
-    measured: Measured, reference: Reference, alpha: float, review_alpha: float
+    measured: Measured,
+    reference: Reference,
+    alpha: float,
+    review_alpha: float,
+    counted: Mapping[str, float] | None = None,
 ) -> list[tuple[Decided, tuple[Signal, ...]]]:
-    """Every cluster with its tier and its waterfall, strongest first."""
-    scored, latest = score(measured, reference)
+    """Every cluster with its tier and its waterfall, strongest first. `counted`: None for the signals' own weights."""
+    chosen = weights() if counted is None else counted
+    scored, latest = score(measured, reference, chosen)
     decided = decide_batch(scored, alpha, review_alpha, len(measured.frozen)) if scored else []
     longest = {int(c): case for case, c in enumerate(measured.case_cluster)}
     rows = []
     for each in decided:
         cluster = int(each.cluster.cluster_id)
-        rows.append((each, waterfall(measured, longest[cluster], latest[cluster])))
+        rows.append((each, waterfall(measured, longest[cluster], latest[cluster], chosen)))
     return sorted(rows, key=lambda row: (-row[0].cluster.e, row[0].cluster.rank, -row[0].cluster.n_units))
 
 
-def waterfall(measured: Measured, case: int, at: tuple[Ranked, int]) -> tuple[Signal, ...]:
-    """Bits of each signal at the longest horizon: averaged within a group, added between groups."""
+def waterfall(measured: Measured, case: int, at: tuple[Ranked, int], chosen: Mapping[str, float]) -> tuple[Signal, ...]:
+    """Weighted bits of each signal at the longest horizon: they add up to the score that is ranked."""
     ranked, row = at
-    of_group = groups()
-    sizes = {group: list(of_group.values()).count(group) for group in set(of_group.values())}
+    scores = ranked.scores[ranked.cluster_class[row]]
     bars = []
     for name, entry in SIGNALS.items():
         value = float(measured.signals[name][case])
-        bits = float(ranked.scores[ranked.cluster_class[row]].bits[name][row])
-        combined = "averaged" if sizes[entry.group] > 1 else "added"
         known = value if np.isfinite(value) else None
-        bars.append(
-            Signal(name, entry.group, known, entry.unit, bits, combined, f"also shown by: {entry.honest_causes}")
-        )
+        counted = chosen.get(name, 0.0) * float(scores.bits[name][row])
+        note = f"also shown by: {entry.honest_causes}"
+        bars.append(Signal(name, entry.group, known, entry.unit, counted, "added", note))
     return tuple(sorted(bars, key=lambda bar: -bar.bits))
 
 
@@ -107,7 +123,7 @@ def finding(decided: Decided, signals: tuple[Signal, ...], accounts: Sequence[st
         test="rank among honest clusters at declared horizons after the freeze, e-BH over clusters",
         kind="reference_based",
         null=NULL,
-        statistic=None,
+        statistic=round(sum(signal.bits for signal in signals), 6),
         n=cluster.n_units,
         n_unit="accounts or declared organisations",
         decision=decided.decision,
@@ -131,7 +147,7 @@ def columns(measured: Measured, window_id: str) -> Mapping[str, NDArray[Any]]:
     size = np.array([entry.cluster.units.size for entry in measured.frozen], np.int64)
     return {
         "cluster_id": np.array([f"{window_id}/{place}" for place in cluster], np.str_),
-        "window_id": np.full(case.size, window_id, dtype=np.str_),
+        "window_id": np.full(case.size, window_id),
         "horizon_h": measured.case_horizon_h[case].astype(np.int64),
         "cluster_class": np.array([row[1] for row in rows], np.str_),
         "n_units": size[cluster] if case.size else np.zeros(0, np.int64),

@@ -71,6 +71,11 @@ def accounts_schema() -> pa.Schema:
     )
 
 
+def has_log(folder: Path) -> bool:
+    """True where the folder holds any file of a log."""
+    return any((folder / "log").glob("*.parquet"))
+
+
 def log_files(folder: Path) -> list[Path]:
     """The Parquet files of a log, by name. Raises InputError where there is none, SchemaError for another schema."""
     import pyarrow.parquet as pq

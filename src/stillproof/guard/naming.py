@@ -1,4 +1,10 @@
-"""Which accounts belong to a cluster that was found: a question of its own, with an error rate of its own."""
+"""Which accounts belong to a cluster that was found: those that act like its core.
+
+Sharing the cluster's fingerprints is not enough. A campaign may hide under a template that strangers use as well, and
+they would be named with it. The frozen core has the evidence, so its median member is the measure: an account is named
+if its rate and its share of opened conversations are those of the core, within the core's own spread. That is a rule
+with a measured error (see docs/guard.md), not a test with a guaranteed one.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stillproof.guard.decision import name_accounts
 from stillproof.guard.freezing import Frozen
-from stillproof.guard.linking.tails import poisson_log10_tail
+from stillproof.guard.signals.view import HOUR_US
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -19,46 +24,90 @@ if TYPE_CHECKING:
 
     from stillproof.engine import Engine
 
-NAMING_ALPHA = 0.01
 Words = NDArray[np.uint64]
+Reals = NDArray[np.float64]
+
+MAX_DEVIATION = 4.0
+"""In robust standard deviations of the core."""
+LEAST_SPREAD = {"rate": 0.35, "opening": 0.25}
+"""In doublings. A core without any spread would leave out members for nothing."""
+LEAST_EXCHANGES = 3
 
 
-def units_of(frozen: Frozen, edges: pa.Table) -> Words:
-    """Units that carry the cluster's fingerprints more than their hours explain, later joiners included.
+def like_the_core(rate: Reals, opening: Reals, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of k candidates act like the core, shape [k].
 
-    `edges`: those after the freeze. H0 of each unit: its exchanges and the cluster's fingerprints meet by the hour
-    alone (Poisson tail of the edges table's expectation, Bonferroni over the unit's fingerprints, Benjamini and
-    Hochberg over units at NAMING_ALPHA). A cluster that only a list of prompts links has no fingerprints: its frozen
-    units are named.
+    `rate`: exchanges an hour since the candidate joined. `opening`: share of its exchanges that open a conversation.
+    Deviations are taken in doublings from the core's median, and counted in its median absolute deviation.
     """
-    if not frozen.cluster.fps.size:
-        return frozen.cluster.units
-    rows = np.isin(edges["fp"].to_numpy(), frozen.cluster.fps)
-    units, place = np.unique(edges["unit"].to_numpy()[rows], return_inverse=True)
-    if not units.size:
-        return units
-    tail = poisson_log10_tail(
-        edges["n"].to_numpy()[rows].astype(np.float64), np.maximum(edges["expected"].to_numpy()[rows], 1e-6)
+    named = np.ones(rate.size, bool)
+    if not core.any():
+        return ~named
+    for name, values in (("rate", np.log2(rate)), ("opening", np.log2(opening + 0.05))):
+        middle = np.median(values[core])
+        spread = 1.4826 * np.median(np.abs(values[core] - middle))
+        named &= np.abs(values - middle) <= MAX_DEVIATION * max(float(spread), LEAST_SPREAD[name])
+    return named
+
+
+def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], end_us: int) -> list[Words]:
+    """For each cluster its units that act like its core between the freeze and `end_us`, ascending.
+
+    One pass over the log for all clusters.
+    """
+    import pyarrow as pa
+
+    from stillproof.guard import evidence
+
+    if not told:
+        return []
+    units = [np.union1d(entry.cluster.units, entry.joined) for entry in told]
+    place = np.repeat(np.arange(len(told)), [u.size for u in units])
+    members = pa.table(
+        {
+            "cluster": pa.array(place, pa.int64()),
+            "unit": pa.array(np.concatenate(units), pa.uint64()),
+            "frozen_us": pa.array(np.array([entry.frozen_us for entry in told], np.int64)[place], pa.int64()),
+        }
     )
-    best = np.zeros(units.size)
-    np.minimum.at(best, place, tail)
-    paid = np.minimum(best + np.log10(np.bincount(place)), 0.0)
-    return units[name_accounts(paid, NAMING_ALPHA)]
+    fps = [entry.cluster.fps for entry in told]
+    cluster_fps = pa.table(
+        {
+            "cluster": pa.array(np.repeat(np.arange(len(told)), [f.size for f in fps]), pa.int64()),
+            "fp": pa.array(np.concatenate(fps), pa.uint64()),
+        }
+    )
+    rows = evidence.activity(engine, sketch, members, cluster_fps, end_us)
+    cluster = rows["cluster"].to_numpy()
+    bounds = np.searchsorted(cluster, np.arange(len(told) + 1))
+    return [_named(entry, rows.slice(bounds[k], bounds[k + 1] - bounds[k]), end_us) for k, entry in enumerate(told)]
 
 
-def accounts_of(engine: Engine, sketch: ir.Table, log: Sequence[Path], units: Sequence[Words]) -> list[list[str]]:
-    """For each set of units, the pseudonyms of their accounts, sorted."""
+def _named(entry: Frozen, rows: pa.Table, end_us: int) -> Words:
+    """`rows`: the activity of one cluster's candidates."""
+    units, place = np.unique(rows["unit"].to_numpy(), return_inverse=True)
+    n = np.bincount(place, rows["n"].to_numpy(), units.size)
+    opening = np.bincount(place, rows["n_opening"].to_numpy(), units.size) / np.maximum(n, 1)
+    first = np.full(units.size, np.iinfo(np.int64).max)
+    np.minimum.at(first, place, rows["hour"].to_numpy())
+    hours = np.maximum(end_us / HOUR_US - np.maximum(first, entry.frozen_us / HOUR_US), 1.0)
+    named = like_the_core((n + 0.5) / hours, opening, np.isin(units, entry.cluster.units))
+    return units[named & (n >= LEAST_EXCHANGES)]
+
+
+def accounts_of(log: Sequence[Path], units: Sequence[Words]) -> list[list[str]]:
+    """For each set of units, the pseudonyms of their accounts, sorted; their first 16 digits where no log is left.
+
+    Declared organisations are not named: they are known customers, to be asked.
+    """
     from stillproof.guard.sketch import account_numbers
 
-    pairs = engine.to_arrow(sketch.select("unit", "account").distinct())
-    unit, number = pairs["unit"].to_numpy(), pairs["account"].to_numpy()
+    if not log:
+        return [[f"{unit:016x}" for unit in np.sort(group).tolist()] for group in units]
     names = pseudonyms(log)
-    of_number = dict(zip(account_numbers(names).tolist(), names.to_pylist(), strict=True))
-    named = []
-    for group in units:
-        numbers = number[np.isin(unit, group)].tolist()
-        named.append(sorted(of_number[value] for value in numbers if value in of_number))
-    return named
+    numbers = account_numbers(names)
+    pseudonym = np.asarray(names.to_pylist(), object)
+    return [sorted(pseudonym[np.isin(numbers, group)].tolist()) for group in units]
 
 
 def pseudonyms(log: Sequence[Path]) -> pa.Array:

@@ -2,30 +2,22 @@
 
     result  what `guard scan` returns: totals, `findings`, and beside each its entry of `campaigns`:
             {id, tier, finding, n_accounts, exchanges, first_seen_iso, frozen_iso, timeline: [{time_iso, n}],
-             graph: {units, fingerprints, edges: [[unit, fingerprint, n]]}, alternatives: [{name, evidence_against}],
-             would_clear: [text]}
+             graph: see `ties.ties`; alternatives, would_clear: see `alternatives`}
 
-Ids and notes come from logs, so anybody may have written them: jinja2 escapes every value, `plain` spells out what no
-page should carry, and the page's content security policy forbids scripts and loads. What a scan does not state is said
-to be missing; the page adds no claim of its own.
+Ids and notes come from logs, so anybody may have written them: `report.frame` escapes every value. What a scan does not
+state is said to be missing; the page adds no claim of its own.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stillproof.guard.drawings import graph, timeline, waterfall
-from stillproof.report.campaigns import Campaign, campaigns_of, log2_e
+from stillproof.report.campaigns import Campaign, alternative_rows, campaigns_of, clearing_rows
+from stillproof.report.frame import write_html
 from stillproof.report.terminal import finding_rows, said
-from stillproof.report.text import plain
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 MAX_DRAWN = 50
 """Campaigns that are drawn; all are in the table."""
@@ -42,35 +34,16 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
     Raises OSError where the disk refuses.
     """
     campaigns = campaigns_of(result)
-    html = _page().render(
-        title=str(result.get("title") or "guard scan"),
-        gate=_stated(result.get("gate")) if result.get("gate") else "",
-        summary=_summary(result, campaigns),
-        overview=campaigns,
-        campaigns=[_drawn(campaign, f"campaign-{place}") for place, campaign in enumerate(campaigns[:MAX_DRAWN], 1)],
-        n_undrawn=max(0, len(campaigns) - MAX_DRAWN),
-        rest=_rest(result),
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(html, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-@functools.cache
-def _page() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_safe, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(files("stillproof.guard").joinpath("campaign.html.jinja").read_text("utf-8"))
-
-
-def _safe(value: object) -> object:
-    """Applied to all that the template prints, before it is escaped."""
-    return plain(value) if type(value) is str else value
+    values = {
+        "title": str(result.get("title") or "guard scan"),
+        "gate": _stated(result.get("gate")) if result.get("gate") else "",
+        "summary": _summary(result, campaigns),
+        "overview": campaigns,
+        "campaigns": [_drawn(campaign, f"campaign-{place}") for place, campaign in enumerate(campaigns[:MAX_DRAWN], 1)],
+        "n_undrawn": max(0, len(campaigns) - MAX_DRAWN),
+        "rest": _rest(result),
+    }
+    write_html("stillproof.guard", "campaign.html.jinja", values, path)
 
 
 # --- what is said of the scan ---------------------------------------------------------------------------------
@@ -113,7 +86,6 @@ def _rest(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _drawn(campaign: Campaign, anchor: str) -> dict[str, Any]:
     row, finding = campaign.drawn, campaign.finding
-    threshold = log2_e({"e_value": finding.get("e_threshold")})
     return {
         "anchor": anchor,
         "said": campaign,
@@ -125,13 +97,9 @@ def _drawn(campaign: Campaign, anchor: str) -> dict[str, Any]:
         ],
         "timeline": timeline(row.get("timeline") or (), row.get("frozen_iso")),
         "graph": graph(row.get("graph") or {}),
-        "waterfall": waterfall(campaign.signals, log2_e(finding), threshold),
-        "alternatives": [
-            (said(other.get("name")), said(other.get("evidence_against")))
-            for other in row.get("alternatives") or ()
-            if isinstance(other, Mapping)
-        ],
-        "would_clear": [said(text) for text in row.get("would_clear") or ()],
+        "waterfall": waterfall(campaign.signals),
+        "alternatives": alternative_rows(row.get("alternatives")),
+        "would_clear": clearing_rows(row.get("would_clear")),
         "accounts": _accounts(campaign),
         "finding": finding_rows(finding) if finding else [],
     }

@@ -1,8 +1,8 @@
 """The honest clusters that a new one is ranked among, and the rank.
 
 A cluster's signals become bits, bits become one score S, and S is ranked among the scores of honest reference clusters
-of the same class and horizon. Validity rests on that last rank alone. How bits are made, whether groups of signals are
-really disjoint, whether a signal means anything: all of it may be wrong and costs only power. What the rank needs is
+of the same class and horizon. Validity rests on that last rank alone. How bits are made, which weight a signal
+has, whether it means anything: all of it may be wrong and costs only power. What the rank needs is
 that an honest cluster of the operator's is exchangeable with the reference clusters of its class, and no more.
 
 The same reference serves twice, for the bits and for the rank, without being split. Were the new cluster put among the
@@ -32,8 +32,8 @@ Reals = NDArray[np.float64]
 
 REFERENCE_VERSION = 1
 CLASSES = ("interactive", "automated")
-MAX_BITS = 8.0
-"""Of one signal: a rank among a few hundred says no more, and no one signal may outweigh all others."""
+MAX_BITS = 12.0
+"""Of one signal: a rank among a few thousand says no more, and no one signal may outweigh all others."""
 
 _FIXED = ("cluster_id", "window_id", "horizon_h", "cluster_class", "n_units")
 _KEY = b"stillproof.reference"
@@ -54,6 +54,8 @@ class Origin:
     set_aside: int = 0
     """Clusters taken out of it as findings when it was made."""
     note: str = ""
+    step_h: float = 24.0
+    """Hours between two looks for clusters: a cluster is frozen up to so long after it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class Reference:
                 np.asarray(columns["horizon_h"], dtype=np.int32),
                 np.asarray(columns["cluster_class"], dtype=np.str_),
                 np.asarray(columns["n_units"], dtype=np.int32),
-                {name: np.asarray(column, dtype=np.float64) for name, column in columns.items() if name not in _FIXED},
+                {name: _single(column) for name, column in columns.items() if name not in _FIXED},
                 origin,
             )
         except (TypeError, ValueError) as error:
@@ -170,7 +172,9 @@ class Reference:
         import pyarrow.parquet as pq
 
         about = {"version": REFERENCE_VERSION, "group_by": self.group_by, "origin": asdict(self.origin)}
-        table = pa.table({name: pa.array(column) for name, column in self._columns().items()})
+        columns = {name: pa.array(column) for name, column in self._columns().items()}
+        columns |= {name: pa.array(column.astype(np.float32)) for name, column in self.signals.items()}
+        table = pa.table(columns)
         try:
             pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(about).encode()}), path, compression="zstd")
         except OSError as error:
@@ -215,24 +219,48 @@ def _about(table: pa.Table, path: Path, remedy: str) -> dict[str, Any]:
     return about
 
 
-def bits(values: Mapping[str, ArrayLike], rows: Rows, groups: Mapping[str, str]) -> Scores:
+def joined(parts: Sequence[Reference]) -> Reference:
+    """One reference of several, of clusters and windows with names of their own; origin of the first, findings set
+    aside added up. Raises InputError for none, for parts of different steps, or for a window that stands in two."""
+    if not parts:
+        raise InputError("no reference to join", remedy="name at least one")
+    if len({part.origin.step_h for part in parts}) > 1:
+        raise InputError("references of different steps cannot be joined", "step_h", "calibrate all with one step")
+    windows = np.concatenate([np.unique(part.window_id) for part in parts])
+    if np.unique(windows).size < windows.size:
+        raise InputError("one window stands in two references", remedy="give each window a name of its own")
+    columns: dict[str, NDArray[Any]] = {
+        name: np.concatenate([part._columns()[name] for part in parts]) for name in parts[0]._columns()
+    }
+    set_aside = sum(part.origin.set_aside for part in parts)
+    made = Reference.of(columns, replace(parts[0].origin, set_aside=set_aside))
+    return replace(made, group_by=parts[0].group_by)
+
+
+def _single(values: ArrayLike) -> Reals:
+    """Rounded to single precision, as files hold it: a tie stays a tie."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float64).astype(np.float32).astype(np.float64)
+
+
+def bits(values: Mapping[str, ArrayLike], rows: Rows, weights: Mapping[str, float]) -> Scores:
     """Scores of new clusters among the reference `rows` of their class and horizon.
 
-    `values`: each signal of m clusters, shape [m], larger = less like honest traffic, NaN = unmeasured. `groups`: each
-    signal to be used, and its group. A signal has -log2 of its conformal p-value among measured reference rows, at most
-    MAX_BITS, 0 where unmeasured; bits of one group are averaged over all of its signals, measured or not; groups add.
-    A signal that rows lack gives 0 bits. Raises InputError for a signal in `groups` that `values` lack.
+    `values`: each signal of m clusters, shape [m], larger = less like honest traffic, NaN = unmeasured. `weights`: each
+    signal to be used, and what a bit of it counts. A signal has -log2 of its conformal p-value among measured reference
+    rows, at most MAX_BITS, 0 where unmeasured; S is their weighted sum. A signal that rows lack gives 0 bits. Raises
+    InputError for a signal in `weights` that `values` lack.
     """
-    if missing := sorted(set(groups) - set(values)):
-        raise InputError("a signal has a group and no values", missing[0], "give NaN where it was not measured")
-    return _total({name: _bits(np.asarray(values[name], np.float64), rows, name, 1.0) for name in groups}, groups)
+    if missing := sorted(set(weights) - set(values)):
+        raise InputError("a signal has a weight and no values", missing[0], "give NaN where it was not measured")
+    return _total({name: _bits(_single(values[name]), rows, name, 1.0) for name in weights}, weights)
 
 
-def score_reference(rows: Rows, groups: Mapping[str, str]) -> Scores:
+def score_reference(rows: Rows, weights: Mapping[str, float]) -> Scores:
     """Scores of the reference rows themselves, shape [n]: `bits`, but with a p-value that counts no new cluster, and so
     never smaller than what any new cluster beside them would leave them. See the module's docstring."""
     empty = np.full(rows.groups.size, np.nan)
-    return _total({name: _bits(rows.signals.get(name, empty), rows, name, 0.0) for name in groups}, groups)
+    return _total({name: _bits(rows.signals.get(name, empty), rows, name, 0.0) for name in weights}, weights)
 
 
 def _bits(values: Reals, rows: Rows, name: str, new: float) -> Reals:
@@ -249,15 +277,12 @@ def _bits(values: Reals, rows: Rows, name: str, new: float) -> Reals:
     return out
 
 
-def _total(by_signal: dict[str, Reals], groups: Mapping[str, str]) -> Scores:
-    members: dict[str, list[Reals]] = {}
-    for name, group in groups.items():
-        members.setdefault(group, []).append(by_signal[name])
-    parts = [np.mean(np.stack(found), axis=0) for _, found in sorted(members.items())]
-    if not parts:
-        raise InputError("no signal is given a group", remedy="declare which signals are used")
+def _total(by_signal: dict[str, Reals], weights: Mapping[str, float]) -> Scores:
+    if not weights:
+        raise InputError("no signal is given a weight", remedy="declare which signals are used")
+    total = np.sum([weights[name] * by_signal[name] for name in sorted(weights)], axis=0)
     # Equal scores must tie though they were added up differently.
-    return Scores(np.round(np.sum(parts, axis=0), 9), by_signal)
+    return Scores(np.round(total, 9), by_signal)
 
 
 def rank(total: ArrayLike, reference_total: ArrayLike, rows: Rows) -> Reals:
@@ -271,7 +296,7 @@ def assess(
     possible: Sequence[Sequence[str]],
     reference: Reference,
     horizon_h: int,
-    groups: Mapping[str, str],
+    weights: Mapping[str, float],
 ) -> Ranked:
     """p- and e-values of m clusters at one horizon.
 
@@ -286,10 +311,10 @@ def assess(
     scores: dict[str, Scores] = {}
     for name in CLASSES:
         rows = reference.rows(name, horizon_h)
-        scores[name] = bits(values, rows, groups)
+        scores[name] = bits(values, rows, weights)
         if scores[name].total.shape != (m,):
             raise InputError(f"signals of {scores[name].total.size} clusters, classes of {m}")
-        p[name] = rank(scores[name].total, score_reference(rows, groups).total, rows)
+        p[name] = rank(scores[name].total, score_reference(rows, weights).total, rows)
         sizes[name] = rows.n_groups
         e[name] = stats.rank_e(p[name] * (rows.n_groups + 1), rows.n_groups)
     worst = stats.mondrian(p, possible)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import stillproof
 from stillproof.errors import InputError
-from stillproof.finding import Run
+from stillproof.finding import Run, Signal
 from stillproof.guard import edges as relations
+from stillproof.guard.alternatives import considered, would_clear
 from stillproof.guard.decision import Decided, false_alarms, resolution
+from stillproof.guard.drift import drifts, warning
+from stillproof.guard.freezing import Frozen
 from stillproof.guard.judging import WEIGHTS, finding, judge
-from stillproof.guard.log import log_files
-from stillproof.guard.naming import accounts_of, units_of
+from stillproof.guard.log import has_log, log_files
+from stillproof.guard.naming import accounts_of, units_named
 from stillproof.guard.reference import Reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
+from stillproof.guard.signals import weights
 from stillproof.guard.signals.view import HOUR_US
+from stillproof.guard.ties import ties
 from stillproof.progress import OnEvent, ignore
 
 if TYPE_CHECKING:
@@ -26,14 +34,29 @@ if TYPE_CHECKING:
     from stillproof.engine import Engine
 
 
-HOW = "make one of your own history with `stillproof guard calibrate`, and name it with --reference"
+HOW = "make one of your own history with `stillproof guard calibrate --step-h`, and name it with --reference"
 
 
-def load_reference(path: Path | None) -> Reference:
-    """The operator's own reference. Raises InputError where none is named: no guess stands in for a calibration."""
-    if path is None:
-        raise InputError("a scan ranks clusters among honest ones, and none were given", "reference", HOW)
-    return Reference.load(path)
+def load_reference(settings: ScanSettings) -> Reference:
+    """The operator's own reference, or the composed one that comes along for looks 1 or 24 hours apart.
+
+    Raises InputError where it was made with another step: when a cluster is frozen decides how it looks afterwards.
+    """
+    from importlib.resources import as_file, files
+
+    step = f"{settings.step_h:g}h"
+    if settings.reference is not None:
+        reference = Reference.load(settings.reference)
+    else:
+        composed = files("stillproof") / "data" / "guard" / f"honest-{step}.parquet"
+        if not composed.is_file():
+            raise InputError(f"no reference for looks {step} apart comes along", "step_h", HOW)
+        with as_file(composed) as path:
+            reference = Reference.load(path)
+    if reference.origin.step_h != settings.step_h:
+        made = f"{reference.origin.step_h:g}h"
+        raise InputError(f"a reference of looks {made} apart, and a scan of looks {step} apart", "step_h", HOW)
+    return reference
 
 
 def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -> dict[str, Any]:
@@ -41,7 +64,7 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
     from stillproof.engine import open_engine
 
     started_s = time.monotonic()
-    reference = load_reference(settings.reference)
+    reference = load_reference(settings)
     out = settings.out or folder / "guard"
     pieces, counts = sketches_of(folder, out, on_event)
     with open_engine(settings.engine) as engine:
@@ -50,6 +73,7 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
         judged = judge(measured, reference, settings.alpha, settings.review_alpha)
         told = [row for row in judged if row[0].tier != "observe"]
         accounts = _name(engine, sketch, folder, measured, [row[0] for row in told])
+        graphs = ties(engine, sketch, [measured.frozen[int(each.cluster.cluster_id)].cluster for each, _ in told])
     run = Run(f"stillproof guard scan {folder.name}", None, stillproof.__version__, None)
     findings = [
         finding(decided, signals, names, settings.alpha, run).to_json() | {"tier": decided.tier}
@@ -58,8 +82,8 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
     return {
         "findings": findings,
         "campaigns": [
-            _companion(measured, decided, place, names)
-            for place, ((decided, _), names) in enumerate(zip(told, accounts, strict=True))
+            _companion(measured, decided, place, names) | _explained(signals) | {"graph": graph}
+            for place, ((decided, signals), names, graph) in enumerate(zip(told, accounts, graphs, strict=True))
         ],
         "n_accounts": measured.n_accounts,
         "n_exchanges": measured.n_exchanges,
@@ -71,12 +95,9 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
 
 
 def _name(engine: Engine, sketch: ir.Table, folder: Path, measured: Measured, told: list[Decided]) -> list[list[str]]:
-    units = []
-    for decided in told:
-        frozen = measured.frozen[int(decided.cluster.cluster_id)]
-        after = relations.edges(engine, sketch, frozen.frozen_us, measured.end_us, 2)
-        units.append(units_of(frozen, after))
-    return accounts_of(engine, sketch, log_files(folder), units)
+    frozen = [measured.frozen[int(decided.cluster.cluster_id)] for decided in told]
+    log = log_files(folder) if has_log(folder) else []
+    return accounts_of(log, units_named(engine, sketch, frozen, measured.end_us))
 
 
 def _companion(measured: Measured, decided: Decided, place: int, names: list[str]) -> dict[str, Any]:
@@ -95,10 +116,20 @@ def _companion(measured: Measured, decided: Decided, place: int, names: list[str
         "tier": decided.tier,
         "finding": place,
         "timeline": [{"time_iso": _iso(hour * HOUR_US), "n": int(totals[hour])} for hour in sorted(totals)],
+        "first_seen_iso": _first_seen(frozen),
         "frozen_iso": _iso(frozen.frozen_us),
         "n_accounts": len(names),
         "exchanges": int(n.sum()),
     }
+
+
+def _explained(signals: Sequence[Signal]) -> dict[str, Any]:
+    return {"alternatives": considered(signals), "would_clear": would_clear(signals)}
+
+
+def _first_seen(frozen: Frozen) -> str | None:
+    known = frozen.first_us[np.isfinite(frozen.first_us)]
+    return _iso(int(known.min())) if known.size else None
 
 
 def _iso(time_us: int) -> str:
@@ -111,6 +142,9 @@ def _promises(
     counts = reference.counts()
     least = min((n for n in counts.values() if n), default=0)
     can = resolution(least, max(len(judged), 1), WEIGHTS, settings.alpha)
+    told = {int(each.cluster.cluster_id) for each, _ in judged if each.tier != "observe"}
+    found = sum(each.tier == "would_block" for each, _ in judged)
+    drift = drifts(measured, reference, weights(), told)
     return {
         "gate": None,
         "guarantee": (
@@ -118,8 +152,12 @@ def _promises(
             "are exchangeable with those of the reference, class by class"
         ),
         "measured": "recall, and how honest clusters unlike the reference fare",
+        "false_findings_expected": round(settings.alpha * found, 3),
         "false_alarms_of_30_daily_scans": false_alarms(30, settings.alpha).any_alarm,
+        "drift": drift,
+        "warning": warning(drift),
         "resolution": str(can),
+        "decides": can.nameable,
         "reference": {
             "source": reference.origin.source,
             "made": reference.origin.made,

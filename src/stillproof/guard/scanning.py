@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stillproof.guard import cases as case_tables
 from stillproof.guard.freezing import Frozen, Linked, freeze, steps
 from stillproof.guard.linking import LinkSettings
-from stillproof.guard.log import log_files
+from stillproof.guard.log import has_log, log_files
 from stillproof.guard.signals import View, measure
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.progress import Event, OnEvent, ignore
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stillproof.engine import Engine
 
-HORIZONS_H = (3, 12, 48, 168)
+HORIZONS_H = (1, 3, 12, 48)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ScanSettings:
     """How a log is scanned."""
 
     reference: Path | None = None
-    """Honest clusters of one's own history, from `guard calibrate`; a scan without one is refused."""
+    """Honest clusters of one's own history, from `guard calibrate`; None: composed ones."""
     engine: str = "duckdb"
     step_h: float = 24.0
     """Hours between two looks for new clusters."""
@@ -63,10 +63,16 @@ class Measured:
 
 
 def sketches_of(folder: Path, out: Path, on_event: OnEvent = ignore) -> tuple[list[Path], dict[str, int]]:
-    """The sketch files of a log, made now or kept from an earlier scan, and what was read and dropped."""
-    from stillproof.guard.sketch import sketch_log
+    """The sketch files of a log, made now or kept from an earlier scan, and what was read and dropped.
+
+    Where the log's own files were removed, with all text, the sketches kept of them serve.
+    """
+    from stillproof.guard.sketch import sketch_counts, sketch_log
     from stillproof.store.pseudonym import create_key, read_key
 
+    kept = sorted((out / "sketches").glob("*.parquet"))
+    if kept and not has_log(folder):
+        return kept, asdict(sketch_counts(kept))
     out.mkdir(parents=True, exist_ok=True)
     key = out / "sketch.key"
     if not key.exists():
@@ -76,22 +82,20 @@ def sketches_of(folder: Path, out: Path, on_event: OnEvent = ignore) -> tuple[li
 
 def gather(folder: Path, settings: ScanSettings, on_event: OnEvent, engine: Engine, sketch: ir.Table) -> Measured:
     """Link, freeze and measure every cluster at every horizon that its exchanges already cover."""
-    from stillproof.guard import edges as relations
+    from stillproof.guard.ledger import Ledger
 
     span = engine.to_arrow(
         sketch.agg(first=sketch.time.min(), last=sketch.time.max(), n=sketch.count(), accounts=sketch.account.nunique())
     ).to_pylist()[0]
     start_us, end_us = (span["first"] or 0) // HOUR_US * HOUR_US, (span["last"] or -1) + 1
     times = list(steps(start_us, end_us, settings.step_h))
-    hours = relations.hourly(engine, sketch)
+    ledger = Ledger(engine, sketch, settings.memory_h)
 
     def look(until_us: int) -> Linked:
         since_us = int(until_us - settings.memory_h * HOUR_US)
         on_event(Event("link", times.index(until_us) + 1, len(times), "steps"))
-        edges = relations.edges_from_hourly(engine, hours, since_us, until_us)
-        present = relations.within(sketch, since_us, until_us)
-        n_units = engine.to_arrow(present.agg(n=present.unit.nunique()))["n"][0].as_py()
-        return Linked(edges, relations.item_pairs(engine, sketch, since_us, until_us), int(n_units))
+        edges, pairs, n_units = ledger.look(until_us)
+        return Linked(edges, pairs, n_units, max(since_us, start_us))
 
     frozen = freeze(look, times, settings.link)
     facts = case_tables.account_facts(folder / "accounts.parquet")

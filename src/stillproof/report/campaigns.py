@@ -59,6 +59,11 @@ def is_scan(value: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and {"findings", "n_accounts", "n_exchanges", "n_clusters"} <= set(value)
 
 
+def is_explanation(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """A finding with the honest alternatives to it, as `guard explain` gives it."""
+    return isinstance(value, Mapping) and {"schema", "alternatives", "would_clear"} <= set(value)
+
+
 def campaigns_of(result: Mapping[str, Any]) -> list[Campaign]:
     """The campaigns, most evidence first; a finding that no campaign names stands for itself, so that none is lost."""
     findings = [row for row in result.get("findings") or () if isinstance(row, Mapping)]
@@ -97,6 +102,58 @@ def signals_of(finding: Mapping[str, Any]) -> list[Signal]:
     ]
     order = list(dict.fromkeys(signal.group for signal in told))
     return sorted(told, key=lambda signal: order.index(signal.group))
+
+
+def alternative_rows(given: object) -> list[tuple[str, str, str, str]]:
+    """Honest alternatives in words: name and how it would be shown; what it explains; what speaks against it; bits.
+
+    A signal that the alternative predicts low is marked, for it does more than go unexplained.
+    """
+    rows = []
+    for other in _mappings(given):
+        contradicts = other.get("contradicts")
+        marked = contradicts if isinstance(contradicts, Sequence) and not isinstance(contradicts, str) else ()
+        shown_by = other.get("shown_by")
+        rows.append(
+            (
+                f"{_said(other.get('name'))}" + (f"\nshown by: {shown_by}" if shown_by else ""),
+                _with_bits(other.get("explains"), ()),
+                _with_bits(other.get("against"), marked),
+                _one_place(other.get("bits_against")),
+            )
+        )
+    return rows
+
+
+def clearing_rows(given: object) -> list[tuple[str, str, str]]:
+    """What would clear the accounts, in words: what; the signal as it was observed; bits."""
+    return [
+        (
+            _said(row.get("what")),
+            f"{_said(row.get('signal'))}: {_said(row.get('value'))} {_said(row.get('unit', ''))}".rstrip(),
+            _one_place(row.get("bits")),
+        )
+        for row in _mappings(given)
+    ]
+
+
+def _mappings(given: object) -> list[Mapping[str, Any]]:
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return []
+    return [row for row in given if isinstance(row, Mapping)]
+
+
+def _with_bits(given: object, marked: Sequence[object]) -> str:
+    rows = [
+        f"{_said(row.get('signal'))} {_one_place(row.get('bits'))}{', predicted low' * (row.get('signal') in marked)}"
+        for row in _mappings(given)
+    ]
+    return "\n".join(rows) or ABSENT
+
+
+def _one_place(value: object) -> str:
+    bits = finite(value)
+    return _said(value) if bits is None else f"{bits:.1f}"
 
 
 def _campaign(row: Mapping[str, Any], finding: Mapping[str, Any]) -> Campaign:

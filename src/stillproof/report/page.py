@@ -1,24 +1,15 @@
-"""A value as one HTML page that needs nothing but itself: no network, no script, charts as inline SVG.
-
-jinja2 escapes every value, `plain` spells out what no page should carry (control characters, direction overrides),
-and a content security policy in the page forbids scripts and loads, should anything have slipped past both.
-"""
+"""A value as one HTML page that needs nothing but itself, charts as inline SVG; `frame.py` keeps it safe."""
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stillproof.report.frame import write_html
 from stillproof.report.terminal import finding_rows, is_finding, is_retention, said
-from stillproof.report.text import MODELS, Cell, Measure, interval_text, plain, retention_footnote, retention_rows
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from stillproof.report.text import MODELS, Cell, Measure, interval_text, retention_footnote, retention_rows
 
 _BARS_PX = 400
 """Room for bars right of their labels; the page's drawings are 640 wide."""
@@ -35,33 +26,15 @@ def to_html(value: Mapping[str, Any], path: Path) -> None:
     """
     retention = value if is_retention(value) else value.get("retention")
     findings = [value] if is_finding(value) else list((retention or {}).get("findings") or value.get("findings") or ())
-    html = _page().render(
-        title=str(value.get("title") or value.get("name") or ("finding" if is_finding(value) else "retention")),
-        charts=[_chart(measure, cells) for measure, cells in retention_rows(retention)] if retention else [],
-        footnote=retention_footnote(retention) if retention else "",
-        findings=[{"decision": f.get("decision"), "rows": finding_rows(f)} for f in findings],
-        curve=_curve(value.get("metrics") or ()),
-        tables=[] if is_finding(value) or is_retention(value) else list(_tables(value)),
-    )
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(html, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-@functools.cache
-def _page() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_safe, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(files("stillproof.report").joinpath("page.html.jinja").read_text("utf-8"))
-
-
-def _safe(value: object) -> object:
-    """Applied to all that the template prints, before it is escaped."""
-    return plain(value) if type(value) is str else value
+    values = {
+        "title": str(value.get("title") or value.get("name") or ("finding" if is_finding(value) else "retention")),
+        "charts": [_chart(measure, cells) for measure, cells in retention_rows(retention)] if retention else [],
+        "footnote": retention_footnote(retention) if retention else "",
+        "findings": [{"decision": f.get("decision"), "rows": finding_rows(f)} for f in findings],
+        "curve": _curve(value.get("metrics") or ()),
+        "tables": [] if is_finding(value) or is_retention(value) else list(_tables(value)),
+    }
+    write_html("stillproof.report", "page.html.jinja", values, path)
 
 
 # --- bars -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from stillproof.report.campaigns import campaigns_of, is_scan
+from stillproof.report.campaigns import alternative_rows, campaigns_of, clearing_rows, is_explanation, is_scan
 from stillproof.report.text import (
     ABSENT,
     MODELS,
@@ -86,8 +86,25 @@ def _scan(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield from _mapping(title, {k: v for k, v in value.items() if k not in ("findings", "campaigns")})
 
 
+def _explanation(value: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield _finding(value)
+    against = alternative_rows(value["alternatives"])
+    yield _words("honest alternatives", ["alternative", "explains, bit", "against it, bit", "bit against"], against)
+    clearing = clearing_rows(value["would_clear"])
+    yield _words("what would clear these accounts", ["what", "observed", "bit"], clearing)
+
+
+def _words(title: str, columns: list[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = _table(title, columns, header=True)
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    return table
+
+
 def _renderables(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
-    if is_finding(value):
+    if is_explanation(value):
+        yield from _explanation(value)
+    elif is_finding(value):
         yield _finding(value)
     elif is_retention(value):
         yield from _retention(title or "retention", value)
@@ -214,7 +231,8 @@ def _check(check: Mapping[str, Any]) -> str:
 
 def _signal(signal: Mapping[str, Any]) -> str:
     measured = f"{said(signal.get('value'))} {signal.get('unit') or ''}".rstrip()
-    evidence = f"{number(signal.get('bits'))} bit, {signal.get('combined')}"
+    bits = signal.get("bits")
+    evidence = f"{number(bits or 0 if bits is not None else None)} bit, {signal.get('combined')}"
     note = f"; {signal['note']}" if signal.get("note") else ""
     return f"{signal.get('name')} ({signal.get('group')}): {measured}; {evidence}{note}"
 

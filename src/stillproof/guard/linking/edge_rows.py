@@ -48,6 +48,7 @@ class PairRows:
     a: Ints
     b: Ints
     n_shared: Floats
+    expected: Floats
     log10_p: Floats
 
 
@@ -93,7 +94,8 @@ def pair_rows(pairs: "pa.Table") -> PairRows:
     keep = a != b
     # The same pair given both ways round is one observation, not two.
     keep[1:] &= (a[1:] != a[:-1]) | (b[1:] != b[:-1])
-    return PairRows(unit_ids, a[keep], b[keep], n[keep], poisson_log10_tail(n[keep], expected[keep]))
+    n, expected = n[keep], expected[keep]
+    return PairRows(unit_ids, a[keep], b[keep], n, expected, poisson_log10_tail(n, expected))
 
 
 def _columns(table: "pa.Table", names: Sequence[str], which: str) -> list[NDArray[np.generic]]:

@@ -7,6 +7,7 @@ from stillproof.guard.linking.clusters import Cluster
 from stillproof.guard.linking.edge_rows import PairRows
 from stillproof.guard.linking.peeling import Graphs, densest, k_core
 from stillproof.guard.linking.settings import LinkSettings
+from stillproof.guard.linking.tails import poisson_log10_tail
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -25,6 +26,7 @@ def item_clusters(rows: PairRows, n_units: int, settings: LinkSettings) -> list[
     """
     level = settings.pair_log10_p - np.log10(max(len(rows.a), n_units, 1))
     linked = (rows.n_shared >= settings.min_shared_items) & (rows.log10_p <= level)
+    linked |= _of_one_list(rows, linked, settings)
     a, b = rows.a[linked], rows.b[linked]
     weight = np.minimum(-rows.log10_p[linked] / np.log10(2.0), settings.cap_bits)
     out: list[Cluster] = []
@@ -43,6 +45,25 @@ def item_clusters(rows: PairRows, n_units: int, settings: LinkSettings) -> list[
         keep = ~taken[a] & ~taken[b]
         a, b, weight = a[keep], b[keep], weight[keep]
     return out
+
+
+def _of_one_list(rows: PairRows, linked: Bools, settings: LinkSettings) -> Bools:
+    """Pairs that share a prompt or two, of units with many such partners.
+
+    The table holds such pairs only of units most of whose prompts others sent as well. One pair proves nothing; a unit
+    is taken where the number of its partners is as surprising as one strong pair must be. H0: it is Poisson with the
+    sum of the pairs' expectations.
+    """
+    weak = ~linked & (rows.log10_p <= settings.weak_pair_log10_p)
+    n = len(rows.unit_ids)
+    expected = rows.expected[weak]
+    partners = np.bincount(rows.a[weak], minlength=n) + np.bincount(rows.b[weak], minlength=n)
+    mean = np.bincount(rows.a[weak], expected, n) + np.bincount(rows.b[weak], expected, n)
+    many = (partners >= settings.min_weak_partners) & (
+        poisson_log10_tail(partners.astype(np.float64), np.maximum(mean, 1e-9))
+        <= settings.pair_log10_p - np.log10(max(n, 1))
+    )
+    return weak & many[rows.a] & many[rows.b]
 
 
 def _round(a: Ints, b: Ints, weight: Floats, settings: LinkSettings) -> tuple[Ints, Floats]:

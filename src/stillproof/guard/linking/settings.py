@@ -30,8 +30,8 @@ class LinkSettings:
     min_overlap: float = 0.3
     # ...and the overlap that links them if they also have most of their neighbours in common (many sparse wordings).
     min_overlap_in_company: float = 0.05
-    # Overlap as a share of the larger: keeps a popular harness from swallowing a small campaign.
-    min_overlap_larger: float = 0.05
+    # Overlap as a share of the larger, where that is much larger: keeps a popular harness from swallowing a campaign.
+    min_overlap_larger: float = 0.2
     # Overlap must be this surprising for two sets of units drawn at random: after Bonferroni over all pairs of
     # templates for an outright link, per pair for one in company, where the common neighbours are the evidence.
     overlap_log10_p: float = -6.0
@@ -47,6 +47,10 @@ class LinkSettings:
     # Item pairs: shared exact prompts, and p after Bonferroni.
     min_shared_items: int = 3
     pair_log10_p: float = -6.0
+    # A pair of units of one long list shares few prompts: it links where both have so many partners of that kind, each
+    # of them this surprising.
+    weak_pair_log10_p: float = -2.0
+    min_weak_partners: int = 8
     # Every member of an items cluster shares items with at least this many other members.
     min_item_links: int = 3
     # Clusters with a Jaccard index of units from here on are one.
@@ -63,11 +67,13 @@ class LinkSettings:
             value: float = getattr(self, name)
             if not 0 < value <= 1:
                 raise ConfigError(f"{name} is {value}", name, "Give a share above 0 and at most 1.")
-        for name in ("edge_log10_p", "member_log10_p", "overlap_log10_p", "company_log10_p", "pair_log10_p"):
+        levels = ("edge_log10_p", "member_log10_p", "overlap_log10_p", "company_log10_p")
+        for name in (*levels, "pair_log10_p", "weak_pair_log10_p"):
             level: float = getattr(self, name)
             if not level < 0:
                 raise ConfigError(f"{name} is {level}", name, "Give a log10 probability below 0.")
-        for name, lowest in (("min_units", 2), ("max_templates_per_unit", 2), ("min_item_links", 1)):
+        counts = {"min_units": 2, "max_templates_per_unit": 2, "min_item_links": 1, "min_weak_partners": 1}
+        for name, lowest in counts.items():
             count: int = getattr(self, name)
             if count < lowest:
                 raise ConfigError(f"{name} is {count}", name, f"Give at least {lowest}.")

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 _MIN_COMMON_UNITS = 3
 _COMPANY = 6  # templates in a neighbourhood before it can vouch for a weak overlap
 _COMPANY_ALIKE = 0.3
+_OF_A_SIZE = 0.25
 _LARGE_LINKAGE = 1 / 3
 _DENSE_LIMIT = 1500  # average linkage on a full distance matrix: 9 MB and under a second
 _CHUNK = 20_000_000
@@ -77,7 +78,10 @@ def _overlapping(sets: Sets, n_units: int, settings: LinkSettings) -> Links:
     share = common / small
     strong = (tail <= level) & (share >= settings.min_overlap)
     in_company = (tail <= settings.company_log10_p) & (share >= settings.min_overlap_in_company)
-    good = (strong | in_company) & (common >= settings.min_overlap_larger * large)
+    # A popular harness is much larger than a campaign inside it; wordings of one campaign are of a size.
+    of_a_size = small >= _OF_A_SIZE * large
+    least = np.where(of_a_size, settings.min_overlap_in_company, settings.min_overlap_larger)
+    good = (strong | in_company) & (common >= least * large)
     return Links(a[good], b[good], share[good], strong[good])
 
 

@@ -5,47 +5,36 @@ from __future__ import annotations
 import numpy as np
 
 from stillproof.guard.signals.registry import signal
-from stillproof.guard.signals.view import HOUR_US, Index, Reals, View, ratio, summed
+from stillproof.guard.signals.view import DAY_US, Index, Reals, View, ratio, summed
 
-DAY_US = 24 * HOUR_US
 SHORT_GAP_H = 1 / 6
 
 
 @signal(
     "evenness",
     group="balance",
-    unit="-log2 of over-dispersion",
+    unit="-log2 of over-dispersion, upper bound",
     honest_causes="one pipeline under several undeclared accounts; identical scheduled jobs",
     cleared_by="the accounts are declared as one customer",
+    weight=1.1,
 )
 def evenness(view: View) -> Reals:
     """Honest users of one tool differ in volume by orders of magnitude; a load balancer makes them equal.
 
     Over-dispersion of the members' exchange counts beyond Poisson, phi = (variance - mean) / mean^2: 0 for workers on
-    one queue, sigma^2-like for log-normal users (SynchroTrap and the disclosures call it load balancing).
+    one queue, exp(sigma^2) - 1 for log-normal users. What counts is an upper bound of it (95%, by the chi-square of the
+    variance), because eight strangers are even by chance now and then and a hundred are not.
     """
+    from scipy.special import chdtri
+
     counts = view.by_member("n")
     members = np.bincount(view.member_case, minlength=view.n_cases).astype(float)
     mean = ratio(summed(view.member_case, counts, view.n_cases), members)
     square = ratio(summed(view.member_case, counts**2, view.n_cases), members)
+    free = np.maximum(members - 1, 1)
     variance = (square - mean**2) * ratio(members, members - 1)
-    phi = ratio(variance - mean, mean**2)
-    # Sampling noise of phi at few exchanges is about sqrt(2 / M) / mean: below it, evenness is not evidence.
-    noise = np.sqrt(2 / np.maximum(members, 2)) / np.maximum(mean, 1e-9)
-    return -np.log2(np.maximum(phi, 0) + noise + 0.02)
-
-
-@signal(
-    "persistence",
-    group="balance",
-    unit="share",
-    honest_causes="a tool in daily use by everybody who has it",
-    cleared_by="nothing by itself",
-)
-def persistence(view: View) -> Reals:
-    """Share of the frozen members that go on, against what members with their own rates would show by chance."""
-    active = (view.by_member("n") > 0).astype(float)
-    return view.mean_of_members(active, np.ones(active.size))
+    upper = np.maximum(variance, mean) * free / chdtri(free, 0.95)
+    return -np.log2(np.maximum(ratio(upper - mean, mean**2), 0) + 0.01)
 
 
 @signal(
@@ -99,13 +88,13 @@ def in_step(view: View) -> Reals:
     """Two random halves of the members, hour by hour: do they rise and fall together?
 
     Correlation of the halves' hourly totals after the mean of each hour of the day is taken out, so that common
-    daytime is not coordination. Needs three days.
+    daytime is not coordination. Needs two days.
     """
     half = (view.row_member * 0x9E3779B1) >> 7 & 1
     value = np.full(view.n_cases, np.nan)
     order = np.argsort(view.row_case, kind="stable")
     bounds = np.searchsorted(view.row_case[order], np.arange(view.n_cases + 1))
-    for case in np.flatnonzero(view.horizon_h >= 72):
+    for case in np.flatnonzero(view.horizon_h >= 48):
         rows = order[bounds[case] : bounds[case + 1]]
         if rows.size:
             value[case] = _halves(view.row_hour[rows], half[rows], view.counts["n"][rows], int(view.horizon_h[case]))
@@ -130,9 +119,13 @@ def _halves(hour: Index, half: Index, n: Reals, horizon_h: int) -> float:
     unit="share",
     honest_causes="a course; a launch; a tool that goes viral",
     cleared_by="the event that brought them",
+    weight=1.0,
 )
 def joint_start(view: View) -> Reals:
-    """Largest share of members that first used what links them within one window of 24 hours."""
+    """Largest share of members that first used what links them within one window of 24 hours.
+
+    Members that may have used it before the log began count as not joining.
+    """
     return _largest_share(view, view.member_first_us, DAY_US)
 
 
@@ -142,6 +135,7 @@ def joint_start(view: View) -> Reals:
     unit="share",
     honest_causes="a course; a company on-boarding without declaring it",
     cleared_by="the organisation that they belong to, declared",
+    weight=0.7,
 )
 def joint_signup(view: View) -> Reals:
     """Largest share of members that signed up within one window of three days."""
@@ -150,23 +144,13 @@ def joint_signup(view: View) -> Reals:
 
 def _largest_share(view: View, times: Reals, window_us: float) -> Reals:
     value = np.full(view.n_cases, np.nan)
+    members = np.bincount(view.member_case, minlength=view.n_cases)
     known = np.flatnonzero(np.isfinite(times))
     order = known[np.lexsort((times[known], view.member_case[known]))]
     bounds = np.searchsorted(view.member_case[order], np.arange(view.n_cases + 1))
     for case in range(view.n_cases):
         own = times[order[bounds[case] : bounds[case + 1]]]
         if own.size:
-            value[case] = (np.searchsorted(own, own + window_us, "right") - np.arange(own.size)).max() / own.size
+            together = (np.searchsorted(own, own + window_us, "right") - np.arange(own.size)).max()
+            value[case] = together / members[case]
     return value
-
-
-@signal(
-    "blocked",
-    group="failover",
-    unit="share",
-    honest_causes="customers who run into rate limits",
-    cleared_by="usage within the limits",
-)
-def blocked(view: View) -> Reals:
-    """Share of exchanges answered with 403 or 429."""
-    return view.share("n_status_blocked")

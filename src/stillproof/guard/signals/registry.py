@@ -19,6 +19,8 @@ class Signalled:
     """Who shows it without distilling anything."""
     cleared_by: str
     """What a customer could show or change that would clear it."""
+    weight: float
+    """What a bit of it counts in the score; 0: shown and not counted."""
     of: Callable[[View], Reals]
 
 
@@ -26,17 +28,17 @@ SIGNALS: dict[str, Signalled] = {}
 
 
 def signal(
-    name: str, *, group: str, unit: str, honest_causes: str, cleared_by: str
+    name: str, *, group: str, unit: str, honest_causes: str, cleared_by: str, weight: float = 0.0
 ) -> Callable[[Callable[[View], Reals]], Callable[[View], Reals]]:
     """Register a pure function `View -> [C]`; higher means more like one pool."""
 
     def register(of: Callable[[View], Reals]) -> Callable[[View], Reals]:
-        SIGNALS[name] = Signalled(name, group, unit, honest_causes, cleared_by, of)
+        SIGNALS[name] = Signalled(name, group, unit, honest_causes, cleared_by, weight, of)
         return of
 
     return register
 
 
-def groups() -> dict[str, str]:
-    """Signal -> group."""
-    return {name: entry.group for name, entry in SIGNALS.items()}
+def weights() -> dict[str, float]:
+    """Signal -> what a bit of it counts. Fitted by `bench/guard/weights.py`; validity does not depend on them."""
+    return {name: entry.weight for name, entry in SIGNALS.items()}

@@ -38,6 +38,7 @@ def never_twice(view: View) -> Reals:
     unit="share",
     honest_causes="unrelated users with unrelated tasks",
     cleared_by="nothing by itself",
+    weight=0.75,
 )
 def complementary(view: View) -> Reals:
     """Distinct prompts over distinct (member, prompt): 1 where the members share one list out among them.
@@ -77,6 +78,7 @@ def many_samples(view: View) -> Reals:
     unit="share",
     honest_causes="calibration research, classifiers built on log-probabilities",
     cleared_by="log-probabilities are switched off for the accounts",
+    weight=0.35,
 )
 def logprobs(view: View) -> Reals:
     """Share of requests for top log-probabilities."""
@@ -125,6 +127,7 @@ def grading(view: View) -> Reals:
     unit="log2 tokens",
     honest_causes="writing tools",
     cleared_by="nothing by itself",
+    weight=0.4,
 )
 def long_answers(view: View) -> Reals:
     """Tokens of answer and reasoning an exchange."""
@@ -153,6 +156,7 @@ def volume(view: View) -> Reals:
     unit="share",
     honest_causes="a university, an office, a mobile carrier behind one address",
     cleared_by="the organisation behind the network",
+    weight=0.65,
 )
 def shared_network(view: View) -> Reals:
     """1 - distinct networks over members."""

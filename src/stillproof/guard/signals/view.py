@@ -16,6 +16,7 @@ Reals = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,136 @@
+"""How much a campaign takes before the first alarm: a log replayed hour by hour, looked at every hour.
+
+    python bench/guard/stream.py --worlds 3
+
+A cluster is frozen at the first hourly look that shows it. Its evidence comes in 1, 3, 12 and 48 hours later, and after
+every such arrival e-BH is run over all clusters frozen by then. The first alarm of a campaign is the first at which a
+cluster with a majority of its accounts is named; what its accounts had asked for by then is counted from the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import worlds
+from numpy.typing import NDArray
+
+from stillproof import stats
+from stillproof.guard import compose
+from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
+from stillproof.guard.judging import WEIGHTS, by_horizon
+from stillproof.guard.results import load_reference
+from stillproof.guard.scanning import HORIZONS_H, Measured, ScanSettings, measure_log
+from stillproof.guard.signals import weights
+from stillproof.guard.signals.view import HOUR_US
+from stillproof.guard.traffic import World
+
+ALPHA = 0.05
+LEAST_EXCHANGES, SHARE = 2_000, 0.01
+Times = NDArray[np.int64]
+
+
+def alarms(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
+    """Cluster -> time of the first alarm under e-BH over the clusters frozen by then."""
+    frozen = np.array([entry.frozen_us for entry in measured.frozen], np.int64)
+    arrivals = sorted(
+        (int(frozen[cluster] + hours * HOUR_US), cluster, place)
+        for place, hours in enumerate(HORIZONS_H)
+        for cluster in np.flatnonzero(~np.isnan(e[:, place])).tolist()
+    )
+    running = np.zeros(len(frozen))
+    first: dict[int, int] = {}
+    for time_us, cluster, place in arrivals:
+        running[cluster] += WEIGHTS[place] * e[cluster, place]
+        known = np.flatnonzero(frozen <= time_us)
+        named, _ = stats.e_bh(running[known], ALPHA)
+        for each in known[named].tolist():
+            first.setdefault(each, time_us)
+    return first
+
+
+def replayed(job: tuple[World, Path | None, Path]) -> dict[str, Any]:
+    """The first alarms of one world, against its truth."""
+    world, reference_file, kept = job
+    out = kept / f"stream-{world.name}.json"
+    if out.exists():
+        return json.loads(out.read_text())
+    settings = ScanSettings(reference=reference_file, step_h=1.0)
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
+        log = Path(folder) / "log"
+        compose(world, log)
+        measured, _ = measure_log(log, settings)
+        e, _ = by_horizon(measured, load_reference(settings), weights())
+        row = told(log, measured, alarms(measured, e)) | {"world": world.name}
+    out.write_text(json.dumps(row))
+    return row
+
+
+def told(log: Path, measured: Measured, first: dict[int, int]) -> dict[str, Any]:
+    truth = {int(a[:16], 16): (family, campaign) for a, _, family, campaign in read_truth(log)}
+    volumes = volumes_of(log)
+    alarmed: dict[str, int] = {}
+    false = 0
+    for cluster, time_us in first.items():
+        owners = Counter(truth.get(int(u), ("", ""))[1] for u in measured.frozen[cluster].cluster.units)
+        campaign, _ = owners.most_common(1)[0]
+        if campaign:
+            alarmed[campaign] = min(time_us, alarmed.get(campaign, time_us))
+        else:
+            false += 1
+    campaigns = []
+    for family, campaign in sorted(set(truth.values())):
+        if campaign:
+            at = alarmed.get(campaign)
+            taken = None if at is None else int(np.searchsorted(volumes[campaign], at))
+            campaigns.append({"family": family, "volume": len(volumes[campaign]), "taken": taken})
+    return {"campaigns": campaigns, "false": false, "alarms": len(first), "n_clusters": len(measured.frozen)}
+
+
+def volumes_of(log: Path) -> dict[str, Times]:
+    """Campaign -> times of its exchanges, ascending; camouflage is not among them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = pq.read_table(log / "truth_exchanges.parquet", columns=["id", "campaign"])
+    parts = [pq.read_table(file, columns=["id", "time"]) for file in sorted((log / "log").glob("*.parquet"))]
+    joined = pa.concat_tables(parts).join(labels, "id", join_type="inner")
+    campaign = np.asarray(joined["campaign"].to_pylist(), str)
+    time = joined["time"].cast("int64").to_numpy()
+    return {name: np.sort(time[campaign == name]) for name in np.unique(campaign).tolist()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=3)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--kept", type=Path, default=Path("runs/guard-goals"))
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    given.kept.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(replayed, (worlds.campaigns(seed), given.reference, given.kept)) for seed in range(given.worlds)
+        ]
+        rows = [job.result() for job in jobs]
+    campaigns = [c for row in rows for c in row["campaigns"] if c["family"] not in BLIND_SPOTS]
+    alarmed = [c for c in campaigns if c["taken"] is not None]
+    within = [c["taken"] <= max(SHARE * c["volume"], LEAST_EXCHANGES) for c in alarmed]
+    print(f"campaigns {len(campaigns)}, alarmed {len(alarmed)}, false alarms {sum(row['false'] for row in rows)}")
+    if alarmed:
+        print(f"exchanges before the first alarm, median {np.median([c['taken'] for c in alarmed]):,.0f}")
+        print(f"as a share of the volume, median {np.median([c['taken'] / c['volume'] for c in alarmed]):.3f}")
+        print(f"within max(1%, 2,000): {sum(within)} of {len(campaigns)}")
+        for c in sorted(campaigns, key=lambda c: str(c["family"])):
+            print(f"  {c['family']:26} volume {c['volume']:8,} taken {c['taken']}")
+
+
+if __name__ == "__main__":
+    main()
