@@ -28,6 +28,7 @@ TORCH_FREE = (
     "report",
     "serve",
     "teacher",
+    "watermark",
     "guard",
     "doctor",
     "cli",
