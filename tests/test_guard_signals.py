@@ -1,5 +1,8 @@
 """Signals of clusters, on hand-made views whose answers are known."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -162,3 +165,8 @@ def test_signals_say_who_else_shows_them_and_what_would_clear_them() -> None:
 
 def test_no_signal_reads_nationality_language_or_names() -> None:
     assert not {"country", "language", "nationality", "name"} & {*COUNTS, *VARIETY}
+
+
+def test_the_weights_are_those_that_were_fitted() -> None:
+    fitted = json.loads((Path(__file__).parents[1] / "bench" / "guard" / "weights.json").read_text())["all"]
+    assert weights() == fitted

@@ -126,6 +126,14 @@ def against(
     }
 
 
+def foreign(world: World, pools: list[str], traces: list[str]) -> World:
+    """The same world on other prompts and arrivals than the reference was composed of."""
+    if not pools and not traces:
+        return world
+    named = dict(pool.split("=", 1) for pool in pools)
+    return world.model_copy(update={"name": f"{world.name}-foreign", "pools": named, "traces": tuple(traces)})
+
+
 def measured_once(job: tuple[World, ScanSettings, dict[str, dict[str, float]], Path]) -> dict[str, Any]:
     world, settings, weights, kept = job
     out = kept / f"{world.name}.json"
@@ -143,6 +151,10 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--camouflage", type=float)
     parser.add_argument("--size", type=int)
+    parser.add_argument(
+        "--pool", action="append", default=[], help="NAME=FILE or NAME=FILE#COLUMN, prompts of one's own"
+    )
+    parser.add_argument("--trace", action="append", default=[], help="CSV of arrivals of one's own")
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--weights", type=Path, default=Path(__file__).with_name("weights.json"))
     parser.add_argument("--kept", type=Path, default=Path("runs/guard-goals"))
@@ -155,7 +167,8 @@ def main() -> None:
             "adoption": lambda: [worlds.adoption(seed) for seed in range(given.first, given.worlds)],
             "heavy": lambda: [worlds.heavy(name) for name in sorted(HONEST)],
             "recall": lambda: [
-                worlds.campaigns(seed, given.camouflage, given.size) for seed in range(given.first, given.worlds)
+                foreign(worlds.campaigns(seed, given.camouflage, given.size), given.pool, given.trace)
+                for seed in range(given.first, given.worlds)
             ],
         }
         weights: dict[str, dict[str, float]] = json.loads(given.weights.read_text())
