@@ -34,6 +34,7 @@ from stillproof.guard.judging import judge
 from stillproof.guard.naming import units_named
 from stillproof.guard.results import load_reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
+from stillproof.guard.signals import Scores
 from stillproof.guard.traffic import World
 from stillproof.guard.traffic.honest import HONEST
 from stillproof.progress import ignore
@@ -43,7 +44,7 @@ Named = dict[str, dict[int, list[int]]]
 """Weights by name -> found cluster -> units named."""
 
 
-def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, float]], kept: Path) -> dict[str, Any]:
+def scanned(world: World, settings: ScanSettings, weights: dict[str, Scores], kept: Path) -> dict[str, Any]:
     """What a scan of one world says under several sets of weights, held against the truth."""
     with tempfile.TemporaryDirectory(dir=kept) as folder:
         log = Path(folder) / "log"
@@ -61,7 +62,9 @@ def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, f
                 if name == ALL:
                     reviewed = [cluster for cluster, tier in tiers.items() if tier == "review"]
             asked = sorted({cluster for clusters in found.values() for cluster in clusters} | set(reviewed))
-            units = units_named(engine, sketch, [measured.frozen[cluster] for cluster in asked], measured.end_us)
+            units = units_named(
+                engine, sketch, [measured.frozen[cluster] for cluster in asked], measured.start_us, measured.end_us
+            )
         named = {cluster: group.tolist() for cluster, group in zip(asked, units, strict=True)}
         return against(world, read_truth(log), read_cohorts(log), measured, (found, reviewed, named))
 
@@ -134,7 +137,7 @@ def foreign(world: World, pools: list[str], traces: list[str]) -> World:
     return world.model_copy(update={"name": f"{world.name}-foreign", "pools": named, "traces": tuple(traces)})
 
 
-def measured_once(job: tuple[World, ScanSettings, dict[str, dict[str, float]], Path]) -> dict[str, Any]:
+def measured_once(job: tuple[World, ScanSettings, dict[str, Scores], Path]) -> dict[str, Any]:
     world, settings, weights, kept = job
     out = kept / f"{world.name}.json"
     if not out.exists():
@@ -171,7 +174,7 @@ def main() -> None:
                 for seed in range(given.first, given.worlds)
             ],
         }
-        weights: dict[str, dict[str, float]] = json.loads(given.weights.read_text())
+        weights: dict[str, Scores] = json.loads(given.weights.read_text())
         if given.what != "recall":
             weights = {ALL: weights[ALL]}
         settings = ScanSettings(reference=given.reference)

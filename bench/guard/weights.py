@@ -30,7 +30,7 @@ from stillproof.guard.scanning import HORIZONS_H, ScanSettings, measure_log
 from stillproof.guard.signals import SIGNALS
 
 OF_HORIZON = {1: 0.3, 3: 0.6, 12: 1.0, 48: 1.0}
-PENALTY = 2.0
+PENALTY = 0.2
 LEAST_UNITS = 20
 LEAST_PURITY = 0.6
 NAMES = sorted(SIGNALS)
@@ -91,8 +91,13 @@ def examples(worlds: list[dict[str, Any]], reference: Reference) -> list[Part]:
     return made
 
 
-def fitted(parts: list[Part], without: str = "") -> dict[str, float]:
-    """Weights of all signals; campaigns of one family left out."""
+def both(parts: list[Part], without: str = "") -> dict[str, dict[str, float]]:
+    """The two scores; campaigns of one family left out."""
+    return {"all": fitted(parts, without), "without_signup": fitted(parts, without, "joint_signup")}
+
+
+def fitted(parts: list[Part], without: str = "", signal: str = "") -> dict[str, float]:
+    """Weights of all signals, that of one kept at 0; campaigns of one family left out."""
     from scipy.optimize import minimize
 
     rows: list[Bits] = []
@@ -112,7 +117,7 @@ def fitted(parts: list[Part], without: str = "") -> dict[str, float]:
         gradient = np.concatenate([[slope.sum()], x.T @ slope + 2 * PENALTY * b[1:]])
         return float((w * (np.logaddexp(0, z) - y * z)).sum() + PENALTY * (b[1:] ** 2).sum()), gradient
 
-    bounds = [(None, None)] + [(0, None)] * len(NAMES)
+    bounds = [(None, None)] + [(0, 0 if name == signal else None) for name in NAMES]
     found = minimize(loss, np.zeros(len(NAMES) + 1), jac=True, method="L-BFGS-B", bounds=bounds).x
     return {name: round(float(value), 2) for name, value in zip(NAMES, found[1:], strict=True)}
 
@@ -130,10 +135,12 @@ def main() -> None:
         worlds = [pickle.loads(job.result().read_bytes()) for job in jobs]
     parts = examples(worlds, Reference.load(given.reference))
     families = sorted({name for part in parts for name in part[3].tolist()})
-    result = {"all": fitted(parts)} | {name: fitted(parts, name) for name in families}
+    result = {"all": both(parts)} | {name: both(parts, name) for name in families}
     given.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-    for name, value in sorted(result["all"].items(), key=lambda item: -item[1]):
-        print(f"{name:20} {value:5.2f}   without a family {sorted(result[f][name] for f in families)}")
+    for kind in ("all", "without_signup"):
+        print(kind)
+        for name, value in sorted(result["all"][kind].items(), key=lambda item: -item[1]):
+            print(f"  {name:20} {value:5.2f}   without a family {sorted(result[f][kind][name] for f in families)}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Sharing the cluster's fingerprints is not enough. A campaign may hide under a template that strangers use as well, and
 they would be named with it. The frozen core has the evidence, so its median member is the measure: an account is named
-if its rate and its share of opened conversations are those of the core, within the core's own spread. That is a rule
-with a measured error (see docs/guard.md), not a test with a guaranteed one.
+if its rate and its share of opened conversations are those of the core, within the core's own spread, and if it did not
+use what links the cluster long before the core did. That is a rule with a measured error (see docs/guard.md), not a
+test with a guaranteed one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ MAX_DEVIATION = 4.0
 """In robust standard deviations of the core."""
 LEAST_SPREAD = {"rate": 0.35, "opening": 0.25}
 """In doublings. A core without any spread would leave out members for nothing."""
+MAX_DOUBLINGS = 1.5
+"""Whatever the core's spread."""
 LEAST_EXCHANGES = 3
+EARLY_H = 24
+"""An account that used the cluster's texts so long before a quarter of the core did was a customer already."""
 
 
 def like_the_core(rate: Reals, opening: Reals, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -46,12 +51,14 @@ def like_the_core(rate: Reals, opening: Reals, core: NDArray[np.bool_]) -> NDArr
     for name, values in (("rate", np.log2(rate)), ("opening", np.log2(opening + 0.05))):
         middle = np.median(values[core])
         spread = 1.4826 * np.median(np.abs(values[core] - middle))
-        named &= np.abs(values - middle) <= MAX_DEVIATION * max(float(spread), LEAST_SPREAD[name])
+        allowed = MAX_DEVIATION * max(float(spread), LEAST_SPREAD[name])
+        named &= np.abs(values - middle) <= min(allowed, MAX_DOUBLINGS)
     return named
 
 
-def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], end_us: int) -> list[Words]:
-    """For each cluster its units that act like its core between the freeze and `end_us`, ascending.
+def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], start_us: int, end_us: int) -> list[Words]:
+    """For each cluster its units that act like its core between the freeze and `end_us`, ascending. The log begins at
+    `start_us`.
 
     One pass over the log for all clusters.
     """
@@ -67,7 +74,8 @@ def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], end_us
         {
             "cluster": pa.array(place, pa.int64()),
             "unit": pa.array(np.concatenate(units), pa.uint64()),
-            "frozen_us": pa.array(np.array([entry.frozen_us for entry in told], np.int64)[place], pa.int64()),
+            # Everything counts here: what came before the freeze tells who was a customer already.
+            "frozen_us": pa.array(np.zeros(place.size, np.int64), pa.int64()),
         }
     )
     fps = [entry.cluster.fps for entry in told]
@@ -80,19 +88,35 @@ def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], end_us
     rows = evidence.activity(engine, sketch, members, cluster_fps, end_us)
     cluster = rows["cluster"].to_numpy()
     bounds = np.searchsorted(cluster, np.arange(len(told) + 1))
-    return [_named(entry, rows.slice(bounds[k], bounds[k + 1] - bounds[k]), end_us) for k, entry in enumerate(told)]
+    return [
+        _named(entry, rows.slice(bounds[k], bounds[k + 1] - bounds[k]), start_us // HOUR_US, end_us / HOUR_US)
+        for k, entry in enumerate(told)
+    ]
 
 
-def _named(entry: Frozen, rows: pa.Table, end_us: int) -> Words:
-    """`rows`: the activity of one cluster's candidates."""
+def _named(entry: Frozen, rows: pa.Table, start_h: int, end_h: float) -> Words:
+    """`rows`: the activity of one cluster's candidates, by the hour, from the log's begin on."""
     units, place = np.unique(rows["unit"].to_numpy(), return_inverse=True)
-    n = np.bincount(place, rows["n"].to_numpy(), units.size)
-    opening = np.bincount(place, rows["n_opening"].to_numpy(), units.size) / np.maximum(n, 1)
-    first = np.full(units.size, np.iinfo(np.int64).max)
-    np.minimum.at(first, place, rows["hour"].to_numpy())
-    hours = np.maximum(end_us / HOUR_US - np.maximum(first, entry.frozen_us / HOUR_US), 1.0)
-    named = like_the_core((n + 0.5) / hours, opening, np.isin(units, entry.cluster.units))
+    hour = rows["hour"].to_numpy()
+    frozen_h = -(-entry.frozen_us // HOUR_US)
+    counted = hour >= frozen_h
+    n = np.bincount(place[counted], rows["n"].to_numpy()[counted], units.size)
+    opening = np.bincount(place[counted], rows["n_opening"].to_numpy()[counted], units.size) / np.maximum(n, 1)
+    first = _earliest(place, hour, units.size)
+    joined_h = np.maximum(_earliest(place[counted], hour[counted], units.size), frozen_h)
+    core = np.isin(units, entry.cluster.units)
+    named = like_the_core((n + 0.5) / np.maximum(end_h - joined_h, 1.0), opening, core & (n > 0))
+    began = np.quantile(first[core], 0.25) if core.any() else 0.0
+    if began > start_h + EARLY_H:
+        named &= first >= began - EARLY_H
     return units[named & (n >= LEAST_EXCHANGES)]
+
+
+def _earliest(place: NDArray[np.intp], hour: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """[size] the earliest hour of each; far in the future where there is none."""
+    first = np.full(size, 1 << 40)
+    np.minimum.at(first, place, hour)
+    return first
 
 
 def accounts_of(log: Sequence[Path], units: Sequence[Words]) -> list[list[str]]:

@@ -23,7 +23,7 @@ from stillproof.guard.log import has_log, log_files
 from stillproof.guard.naming import accounts_of, units_named
 from stillproof.guard.reference import Reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
-from stillproof.guard.signals import weights
+from stillproof.guard.signals import scores
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.ties import ties
 from stillproof.progress import OnEvent, ignore
@@ -97,7 +97,7 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
 def _name(engine: Engine, sketch: ir.Table, folder: Path, measured: Measured, told: list[Decided]) -> list[list[str]]:
     frozen = [measured.frozen[int(decided.cluster.cluster_id)] for decided in told]
     log = log_files(folder) if has_log(folder) else []
-    return accounts_of(log, units_named(engine, sketch, frozen, measured.end_us))
+    return accounts_of(log, units_named(engine, sketch, frozen, measured.start_us, measured.end_us))
 
 
 def _companion(measured: Measured, decided: Decided, place: int, names: list[str]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _promises(
     can = resolution(least, max(len(judged), 1), WEIGHTS, settings.alpha)
     told = {int(each.cluster.cluster_id) for each, _ in judged if each.tier != "observe"}
     found = sum(each.tier == "would_block" for each, _ in judged)
-    drift = drifts(measured, reference, weights(), told)
+    drift = drifts(measured, reference, scores()["all"], told)
     return {
         "gate": None,
         "guarantee": (
