@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stillproof.guard.signals import SIGNALS, View, measure, scores
+from stillproof.guard.signals import SIGNALS, View, measure, weights
 from stillproof.guard.signals.view import HOUR_US
 
 DAY_US = 24 * HOUR_US
@@ -141,7 +141,7 @@ def test_volume_is_that_of_the_median_member_and_one_heavy_account_does_not_move
 def test_every_signal_gives_one_number_a_case_and_none_for_cases_without_exchanges() -> None:
     quiet = np.zeros((8, 168))
     measured = measure(view([users(15, 0.5), quiet]))
-    assert set(measured) == set(SIGNALS) == set(scores()["all"])
+    assert set(measured) == set(SIGNALS) == set(weights())
     for name, values in measured.items():
         assert np.shape(values) == (2,), name
         assert not np.isinf(np.asarray(values, float)).any(), name
@@ -169,4 +169,4 @@ def test_no_signal_reads_nationality_language_or_names() -> None:
 
 def test_the_weights_are_those_that_were_fitted() -> None:
     fitted = json.loads((Path(__file__).parents[1] / "bench" / "guard" / "weights.json").read_text())["all"]
-    assert scores() == fitted
+    assert weights() == fitted

@@ -7,9 +7,7 @@
     python bench/guard/goals.py recall --worlds 2 --camouflage 0.8
     python bench/guard/goals.py table
 
-All scans use the reference that comes along unless --reference names another. In `recall` the weights of signals are
-those fitted without the family that is measured (bench/guard/weights.json); false positives are counted with the
-weights that ship and with each of these.
+All scans use the reference that comes along unless --reference names another.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ from stillproof.guard.judging import judge
 from stillproof.guard.naming import units_named
 from stillproof.guard.results import load_reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
-from stillproof.guard.signals import Scores
 from stillproof.guard.traffic import World
 from stillproof.guard.traffic.honest import HONEST
 from stillproof.progress import ignore
@@ -44,7 +41,7 @@ Named = dict[str, dict[int, list[int]]]
 """Weights by name -> found cluster -> units named."""
 
 
-def scanned(world: World, settings: ScanSettings, weights: dict[str, Scores], kept: Path) -> dict[str, Any]:
+def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, float]], kept: Path) -> dict[str, Any]:
     """What a scan of one world says under several sets of weights, held against the truth."""
     with tempfile.TemporaryDirectory(dir=kept) as folder:
         log = Path(folder) / "log"
@@ -137,7 +134,7 @@ def foreign(world: World, pools: list[str], traces: list[str]) -> World:
     return world.model_copy(update={"name": f"{world.name}-foreign", "pools": named, "traces": tuple(traces)})
 
 
-def measured_once(job: tuple[World, ScanSettings, dict[str, Scores], Path]) -> dict[str, Any]:
+def measured_once(job: tuple[World, ScanSettings, dict[str, dict[str, float]], Path]) -> dict[str, Any]:
     world, settings, weights, kept = job
     out = kept / f"{world.name}.json"
     if not out.exists():
@@ -174,7 +171,7 @@ def main() -> None:
                 for seed in range(given.first, given.worlds)
             ],
         }
-        weights: dict[str, Scores] = json.loads(given.weights.read_text())
+        weights: dict[str, dict[str, float]] = json.loads(given.weights.read_text())
         if given.what != "recall":
             weights = {ALL: weights[ALL]}
         settings = ScanSettings(reference=given.reference)

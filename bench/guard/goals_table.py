@@ -60,12 +60,10 @@ def _recall(rows: Rows) -> Iterable[str]:
     seen = [[c for c in row["campaigns"] if c["family"] not in BLIND_SPOTS] for row in rows]
     members, named = ([sum(c[key] for c in part) for part in seen] for key in ("size", "named"))
     half = [c["named"] >= 0.5 * c["size"] for part in seen for c in part]
-    yield f"  account recall, families held out: {sum(named) / sum(members):.3f}{_between(named, members)}"
-    yield f"  campaign recall, families held out: {_rate(sum(half), len(half))}"
+    yield f"  account recall: {sum(named) / sum(members):.3f}{_between(named, members)}"
+    yield f"  campaign recall: {_rate(sum(half), len(half))}"
     honest = sum(row["n_honest"] for row in rows)
     yield f"  honest accounts named: {_rate(sum(row['innocent'][ALL] for row in rows), honest)}"
-    worst = max(rows[0]["innocent"], key=lambda name: sum(row["innocent"][name] for row in rows))
-    yield f"  ... with the worst of the held-out weights: {_rate(sum(r['innocent'][worst] for r in rows), honest)}"
     found, false = (sum(row[key][ALL] for row in rows) for key in ("found", "false"))
     yield f"  false findings: {_rate(false, found)}"
     yield f"  of classes {dict(Counter(name for row in rows for name in row['innocent_classes']))}"

@@ -28,7 +28,7 @@ from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
 from stillproof.guard.judging import WEIGHTS, by_horizon
 from stillproof.guard.results import load_reference
 from stillproof.guard.scanning import HORIZONS_H, Measured, ScanSettings, measure_log
-from stillproof.guard.signals import scores
+from stillproof.guard.signals import weights
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.traffic import World
 
@@ -67,7 +67,7 @@ def replayed(job: tuple[World, Path | None, Path]) -> dict[str, Any]:
         log = Path(folder) / "log"
         compose(world, log)
         measured, _ = measure_log(log, settings)
-        e, _ = by_horizon(measured, load_reference(settings), scores())
+        e, _ = by_horizon(measured, load_reference(settings), weights())
         row = told(log, measured, alarms(measured, e)) | {"world": world.name}
     out.write_text(json.dumps(row))
     return row

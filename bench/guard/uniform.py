@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stillproof import stats
 from stillproof.guard.reference import CLASSES, Reference, bits, rank, score_reference
-from stillproof.guard.signals import scores
+from stillproof.guard.signals import weights
 
 FIXED = ("cluster_id", "window_id", "horizon_h", "cluster_class", "n_units")
 LEVELS = (0.01, 0.05, 0.1)
@@ -42,8 +42,8 @@ def main() -> None:
             for hours in reference.horizons:
                 rows = others.rows(cls, hours)
                 new = own.rows(cls, hours).signals
-                base = score_reference(rows, scores()["all"]).total
-                p = rank(bits(new, rows, scores()["all"]).total, base, rows)
+                base = score_reference(rows, weights()).total
+                p = rank(bits(new, rows, weights()).total, base, rows)
                 e = stats.rank_e(p * (rows.n_groups + 1), rows.n_groups)
                 found.setdefault((cls, hours), []).append((p, e))
     print(f"{len(windows)} windows")

@@ -13,7 +13,7 @@ from stillproof.finding import Finding, Run, Signal, log10_e
 from stillproof.guard.decision import Decided, ScoredCluster, decide_batch
 from stillproof.guard.reference import Ranked, Reference, assess
 from stillproof.guard.scanning import HORIZONS_H, Measured
-from stillproof.guard.signals import SIGNALS, Scores, scores
+from stillproof.guard.signals import SIGNALS, weights
 
 WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 """Share of the e-value that each horizon may give, declared in advance."""
@@ -31,35 +31,29 @@ POSSIBLE = {
 }
 
 
-Latest = dict[int, tuple[str, Ranked, int]]
-"""Cluster -> the score with the most evidence, its ranks at the longest horizon reached, and its row there."""
+Latest = dict[int, tuple[Ranked, int]]
+"""Cluster -> its ranks at the longest horizon reached, and its row there."""
 
 
-def by_horizon(measured: Measured, reference: Reference, counted: Scores) -> tuple[NDArray[np.float64], Latest]:
+def by_horizon(
+    measured: Measured, reference: Reference, counted: Mapping[str, float]
+) -> tuple[NDArray[np.float64], Latest]:
     """e-values of every frozen cluster at every horizon, shape [K, H], NaN where not reached. H0 of each: see NULL.
 
-    The average over the scores `counted`, each of which ranks the cluster anew.
+    `counted`: signal -> what a bit of it counts.
     """
-    by_score = np.full((len(counted), len(measured.frozen), len(HORIZONS_H)), np.nan)
-    ranks: dict[tuple[int, int], Latest] = {}
+    e = np.full((len(measured.frozen), len(HORIZONS_H)), np.nan)
+    latest: Latest = {}
     for place, horizon in enumerate(HORIZONS_H):
         at = np.flatnonzero(measured.case_horizon_h == horizon)
         values = {name: column[at] for name, column in measured.signals.items()}
-        possible = [POSSIBLE[measured.case_class[case]] for case in at]
-        for number, (name, weights) in enumerate(counted.items()):
-            ranked = assess(values, possible, reference, horizon, weights)
-            by_score[number, measured.case_cluster[at], place] = ranked.e
-            ranks[number, place] = {int(k): (name, ranked, row) for row, k in enumerate(measured.case_cluster[at])}
-    best = np.nansum(by_score * WEIGHTS, axis=2).argmax(axis=0)
-    latest: Latest = {}
-    for cluster, number in enumerate(best.tolist()):
-        for place in range(len(HORIZONS_H)):
-            if cluster in ranks[number, place]:
-                latest[cluster] = ranks[number, place][cluster]
-    return by_score.mean(axis=0), latest
+        ranked = assess(values, [POSSIBLE[measured.case_class[case]] for case in at], reference, horizon, counted)
+        e[measured.case_cluster[at], place] = ranked.e
+        latest |= {int(cluster): (ranked, row) for row, cluster in enumerate(measured.case_cluster[at])}
+    return e, latest
 
 
-def score(measured: Measured, reference: Reference, counted: Scores) -> tuple[list[ScoredCluster], Latest]:
+def score(measured: Measured, reference: Reference, counted: Mapping[str, float]) -> tuple[list[ScoredCluster], Latest]:
     """Every frozen cluster with the evidence of the horizons reached, and its ranks at the longest of them.
 
     A cluster without any horizon reached has no evidence yet and is left out.
@@ -73,8 +67,8 @@ def score(measured: Measured, reference: Reference, counted: Scores) -> tuple[li
     ], latest
 
 
-def _scored(measured: Measured, cluster: int, e: float, reached: float, at: tuple[str, Ranked, int]) -> ScoredCluster:
-    _, ranked, row = at
+def _scored(measured: Measured, cluster: int, e: float, reached: float, at: tuple[Ranked, int]) -> ScoredCluster:
+    ranked, row = at
     return ScoredCluster(
         cluster_id=str(cluster),
         e=e,
@@ -92,10 +86,10 @@ def judge(
     reference: Reference,
     alpha: float,
     review_alpha: float,
-    counted: Scores | None = None,
+    counted: Mapping[str, float] | None = None,
 ) -> list[tuple[Decided, tuple[Signal, ...]]]:
-    """Every cluster with its tier and its waterfall, strongest first. `counted`: None for the signals' own."""
-    chosen = scores() if counted is None else counted
+    """Every cluster with its tier and its waterfall, strongest first. `counted`: None for the signals' own weights."""
+    chosen = weights() if counted is None else counted
     scored, latest = score(measured, reference, chosen)
     decided = decide_batch(scored, alpha, review_alpha, len(measured.frozen)) if scored else []
     longest = {int(c): case for case, c in enumerate(measured.case_cluster)}
@@ -106,15 +100,15 @@ def judge(
     return sorted(rows, key=lambda row: (-row[0].cluster.e, row[0].cluster.rank, -row[0].cluster.n_units))
 
 
-def waterfall(measured: Measured, case: int, at: tuple[str, Ranked, int], chosen: Scores) -> tuple[Signal, ...]:
-    """Weighted bits of each signal at the longest horizon: they add up to the score with the most evidence."""
-    by, ranked, row = at
-    of_class = ranked.scores[ranked.cluster_class[row]]
+def waterfall(measured: Measured, case: int, at: tuple[Ranked, int], chosen: Mapping[str, float]) -> tuple[Signal, ...]:
+    """Weighted bits of each signal at the longest horizon: they add up to the score that is ranked."""
+    ranked, row = at
+    scores = ranked.scores[ranked.cluster_class[row]]
     bars = []
     for name, entry in SIGNALS.items():
         value = float(measured.signals[name][case])
         known = value if np.isfinite(value) else None
-        counted = chosen[by].get(name, 0.0) * float(of_class.bits[name][row])
+        counted = chosen.get(name, 0.0) * float(scores.bits[name][row])
         note = f"also shown by: {entry.honest_causes}"
         bars.append(Signal(name, entry.group, known, entry.unit, counted, "added", note))
     return tuple(sorted(bars, key=lambda bar: -bar.bits))

@@ -23,7 +23,7 @@ from stillproof.guard.log import has_log, log_files
 from stillproof.guard.naming import accounts_of, units_named
 from stillproof.guard.reference import Reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
-from stillproof.guard.signals import scores
+from stillproof.guard.signals import weights
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.ties import ties
 from stillproof.progress import OnEvent, ignore
@@ -144,7 +144,7 @@ def _promises(
     can = resolution(least, max(len(judged), 1), WEIGHTS, settings.alpha)
     told = {int(each.cluster.cluster_id) for each, _ in judged if each.tier != "observe"}
     found = sum(each.tier == "would_block" for each, _ in judged)
-    drift = drifts(measured, reference, scores()["all"], told)
+    drift = drifts(measured, reference, weights(), told)
     return {
         "gate": None,
         "guarantee": (

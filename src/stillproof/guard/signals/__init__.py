@@ -15,12 +15,12 @@ signal, and infrastructure only corroborates: it links nothing.
 
 from __future__ import annotations
 
-from stillproof.guard.signals.registry import SIGNALS, Scores, Signalled, scores, signal
+from stillproof.guard.signals.registry import SIGNALS, Signalled, signal, weights
 from stillproof.guard.signals.view import Reals, View
 
 from stillproof.guard.signals import coordination, requests  # noqa: F401, isort: skip  (they fill SIGNALS)
 
-__all__ = ["SIGNALS", "Scores", "Signalled", "View", "measure", "scores", "signal"]
+__all__ = ["SIGNALS", "Signalled", "View", "measure", "signal", "weights"]
 
 
 def measure(view: View) -> dict[str, Reals]:

@@ -16,7 +16,7 @@ SHORT_GAP_H = 1 / 6
     unit="-log2 of over-dispersion, upper bound",
     honest_causes="one pipeline under several undeclared accounts; identical scheduled jobs",
     cleared_by="the accounts are declared as one customer",
-    weights=(0.83, 0.95),
+    weight=1.1,
 )
 def evenness(view: View) -> Reals:
     """Honest users of one tool differ in volume by orders of magnitude; a load balancer makes them equal.
@@ -119,7 +119,7 @@ def _halves(hour: Index, half: Index, n: Reals, horizon_h: int) -> float:
     unit="share",
     honest_causes="a course; a launch; a tool that goes viral",
     cleared_by="the event that brought them",
-    weights=(0.94, 1.25),
+    weight=1.0,
 )
 def joint_start(view: View) -> Reals:
     """Largest share of members that first used what links them within one window of 24 hours.
@@ -135,7 +135,7 @@ def joint_start(view: View) -> Reals:
     unit="share",
     honest_causes="a course; a company on-boarding without declaring it",
     cleared_by="the organisation that they belong to, declared",
-    weights=(1.44, 0.0),
+    weight=0.7,
 )
 def joint_signup(view: View) -> Reals:
     """Largest share of members that signed up within one window of three days."""

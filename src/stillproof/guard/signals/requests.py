@@ -38,7 +38,7 @@ def never_twice(view: View) -> Reals:
     unit="share",
     honest_causes="unrelated users with unrelated tasks",
     cleared_by="nothing by itself",
-    weights=(1.85, 3.52),
+    weight=0.75,
 )
 def complementary(view: View) -> Reals:
     """Distinct prompts over distinct (member, prompt): 1 where the members share one list out among them.
@@ -54,7 +54,6 @@ def complementary(view: View) -> Reals:
     unit="share",
     honest_causes="a public benchmark; an assignment; examples from a manual",
     cleared_by="the public source of the prompts",
-    weights=(0.91, 0.76),
 )
 def shared_list(view: View) -> Reals:
     """Share of exchanges whose exact prompt another member sent too: k answers a prompt, spread over accounts."""
@@ -67,7 +66,6 @@ def shared_list(view: View) -> Reals:
     unit="share",
     honest_causes="self-consistency, evaluations",
     cleared_by="nothing by itself",
-    weights=(0.61, 0.49),
 )
 def many_samples(view: View) -> Reals:
     """Share of requests for several answers at once."""
@@ -80,7 +78,7 @@ def many_samples(view: View) -> Reals:
     unit="share",
     honest_causes="calibration research, classifiers built on log-probabilities",
     cleared_by="log-probabilities are switched off for the accounts",
-    weights=(0.28, 0.16),
+    weight=0.35,
 )
 def logprobs(view: View) -> Reals:
     """Share of requests for top log-probabilities."""
@@ -129,7 +127,7 @@ def grading(view: View) -> Reals:
     unit="log2 tokens",
     honest_causes="writing tools",
     cleared_by="nothing by itself",
-    weights=(0.46, 0.29),
+    weight=0.4,
 )
 def long_answers(view: View) -> Reals:
     """Tokens of answer and reasoning an exchange."""
@@ -158,7 +156,7 @@ def volume(view: View) -> Reals:
     unit="share",
     honest_causes="a university, an office, a mobile carrier behind one address",
     cleared_by="the organisation behind the network",
-    weights=(0.62, 0.59),
+    weight=0.65,
 )
 def shared_network(view: View) -> Reals:
     """1 - distinct networks over members."""
