@@ -2,11 +2,11 @@
 
 Standard output carries the result (one JSON object with --json), standard error the progress and the errors.
 Exit codes: 0 done, 1 error, 2 wrong use, 3 a gate said no (terms, retention) or guard
-found something, 4 inconclusive, 130 interrupted.
+or trace found something, 4 inconclusive, 130 interrupted.
 
     answering.py  do the work, show the result or the error, choose the exit code
     options.py    options that commands share
-    distill.py store.py look.py guard.py  the commands
+    distill.py store.py look.py guard.py trace.py  the commands
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from stillproof.cli.distill import distill_app
 from stillproof.cli.guard import guard_app
 from stillproof.cli.options import examples, group
 from stillproof.cli.store import keys_app, serve, store_app
+from stillproof.cli.trace import trace_app
 
 __all__ = ["GATE_SAID_NO", "INTERRUPTED", "_answer", "app", "main"]
 
@@ -38,6 +39,7 @@ app = group(
 )
 app.add_typer(distill_app, name="distill")
 app.add_typer(guard_app, name="guard")
+app.add_typer(trace_app, name="trace")
 app.add_typer(store_app, name="store")
 app.add_typer(keys_app, name="keys")
 app.command(

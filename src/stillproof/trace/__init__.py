@@ -3,4 +3,11 @@
 evidence.py       (window, token) tuples of a suspect's text or log-probabilities, each counted once
 tails.py          tails of sums of scores in log10, however small
 radioactivity.py  did the suspect learn from text that carries our key? closed and open mode, per account, anytime
+key_file.py       a watermark key as a file
+plan.py           what an audit will do, fixed before the first query
+tokens.py         a suspect's text as ids of the marked vocabulary
+suspect.py        asking, each answer on disk before the next
+verdict.py        from transcripts to a Finding
+bundle.py         the evidence as a folder that a stranger replays
+auditing.py       the steps of one audit, plan to bundle
 """

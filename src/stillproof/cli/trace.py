@@ -1,0 +1,233 @@
+"""`stillproof trace …`: make a key, plan an audit, ask a suspect, replay the evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from stillproof.cli.answering import Result, answer
+from stillproof.cli.options import AsJson, examples, group
+
+if TYPE_CHECKING:
+    from stillproof.finding import Decision
+
+KeyFile = Annotated[Path, typer.Option("--key", metavar="FILE", help="Key of the mark; it stays with its owner.")]
+PlanOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="The plan to write, plan.json.")]
+KIND = "radioactivity"
+
+trace_app = group(
+    "Prove that a model learned from text that carries your key.",
+    examples(
+        "stillproof trace key --out key.json",
+        "stillproof trace plan --key key.json --tokenizer models/ours --prompts prompts.txt --out plan.json",
+        "stillproof trace outputs --suspect models/theirs --plan plan.json --key key.json --out runs/audit",
+        "stillproof trace replay runs/audit --key key.json",
+    ),
+)
+
+
+@trace_app.command("key", epilog=examples("stillproof trace key --out key.json --kind gumbel --k 2"))
+def _key(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File of the new key.")],
+    kind: Annotated[Literal["green", "gumbel"], typer.Option("--kind", help="Kind of mark.")] = "green",
+    k: Annotated[int, typer.Option("--k", min=1, max=8, help="Tokens of context in a window.")] = 1,
+    gamma: Annotated[float, typer.Option("--gamma", help="green: share of tokens that are green.")] = 0.25,
+    delta: Annotated[float, typer.Option("--delta", help="green: what is added to their logits, nats.")] = 2.0,
+    second_share: Annotated[float, typer.Option("--second-share", help="gumbel: share under the second key.")] = 0.1,
+    account_share: Annotated[
+        float, typer.Option("--account-share", help="Share of windows that carry sub-keys of accounts.")
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, and print the commitment to publish before serving."""
+
+    def work() -> Result:
+        from stillproof.trace.key_file import create_mark_key
+        from stillproof.watermark import Scheme
+
+        scheme = Scheme(kind, k, gamma, delta, second_share, account_share)
+        key = create_mark_key(out, scheme)
+        return {"key": str(out), "commitment": key.commitment, "scheme": key.scheme.to_json()}
+
+    answer(work, as_json)
+
+
+@trace_app.command(
+    "plan",
+    epilog=examples(
+        "stillproof trace plan --key key.json --tokenizer models/ours --prompts prompts.txt --out plan.json",
+        "stillproof trace plan --key key.json --tokenizer smollm2 --prompts p.jsonl --stop anytime --out plan.json",
+    ),
+)
+def _plan(
+    key: KeyFile,
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="DIR", help="Folder or GGUF file of the model that served the text.")
+    ],
+    prompts: Annotated[Path, typer.Option("--prompts", metavar="FILE", help="One a line, or .jsonl with `prompt`.")],
+    out: PlanOut,
+    alpha: Annotated[float, typer.Option("--alpha", min=1e-300, max=0.5, help="Level of the decision.")] = 1e-3,
+    decoys: Annotated[int, typer.Option("--decoys", help="Decoy keys, 10,000 or more.")] = 10_000,
+    min_tuples: Annotated[int, typer.Option("--min-tuples", help="Fewer scored tuples decide nothing.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of decoy keys, and of the suspect's sampling.")] = 0,
+    stop: Annotated[
+        Literal["all", "anytime"],
+        typer.Option("--stop", help="all: test once, after every prompt; anytime: stop when the evidence is enough."),
+    ] = "all",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Calls between two looks of an anytime audit.")] = 64,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Answers to each prompt.")] = 1,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer, at most.")] = 128,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token.")] = 1.0,
+    system: Annotated[str | None, typer.Option("--system", help="System message before every prompt.")] = None,
+    mode: Annotated[
+        Literal["closed", "open"],
+        typer.Option("--mode", help="closed: text alone; open: log-probabilities of a suspect with our tokenizer."),
+    ] = "closed",
+    top_logprobs: Annotated[int, typer.Option("--top-logprobs", min=2, help="open: candidates a token.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Fix an audit before its first query, and print its id to publish."""
+
+    def work() -> Result:
+        from stillproof.trace.key_file import read_mark_key
+        from stillproof.trace.plan import Choices, read_prompts, write_plan
+        from stillproof.trace.tokens import TextToIds
+
+        chosen = Choices(
+            alpha=alpha,
+            n_decoys=decoys,
+            min_tuples=min_tuples,
+            seed=seed,
+            stopping=stop,
+            batch=batch,
+            samples=samples,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            system=system or None,
+            mode=mode,
+            top_logprobs=top_logprobs,
+        )
+        made, plan_id = write_plan(out, read_mark_key(key), TextToIds(tokenizer).id, read_prompts(prompts), chosen)
+        return {
+            "plan": str(out),
+            "plan_id": plan_id,
+            "commitment": made.commitment,
+            "test": made.test,
+            "mode": made.mode,
+            "tokenizer": made.tokenizer.model_dump(),
+            "prompts": len(made.prompts),
+            "prompts_sha256": made.prompts_sha256,
+            "calls": len(made.prompts) * made.asking.samples,
+            "tokens_at_most": len(made.prompts) * made.asking.samples * made.asking.max_tokens,
+            "alpha": made.alpha,
+            "stopping": made.stopping,
+            "made": made.made.isoformat(),
+        }
+
+    answer(work, as_json)
+
+
+@trace_app.command(
+    "outputs",
+    epilog=examples(
+        "stillproof trace outputs --suspect models/theirs --plan plan.json --key key.json --out runs/audit",
+        "stillproof trace outputs --suspect https://api.example.com/v1 --model theirs --plan plan.json --key key.json "
+        "--out runs/audit --max-calls 500 --if-exists resume",
+    ),
+)
+def _outputs(
+    suspect: Annotated[
+        str, typer.Option("--suspect", metavar="DIR_OR_URL", help="Weights, GGUF file, endpoint, or recorded store.")
+    ],
+    plan: Annotated[Path, typer.Option("--plan", metavar="FILE", help="Plan of the audit.")],
+    key: KeyFile,
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Folder of the evidence.")],
+    test: Annotated[Literal["radioactivity"], typer.Option("--test", help="Test that the plan fixed.")] = KIND,
+    model: Annotated[str, typer.Option("--model", help="Name of the model at the endpoint.")] = "",
+    api_key_env: Annotated[
+        str, typer.Option("--api-key-env", metavar="NAME", help="Environment variable of the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    requests_per_minute: Annotated[
+        float | None, typer.Option("--requests-per-minute", min=0.01, help="Pace kept at an endpoint.")
+    ] = None,
+    max_calls: Annotated[
+        int | None, typer.Option("--max-calls", min=1, help="Cap on answered calls, earlier runs included.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", metavar="DIR", help="Where the plan's tokenizer is now.")
+    ] = None,
+    plan_id: Annotated[
+        str | None, typer.Option("--plan-id", metavar="SHA256", help="Id as published; another plan is refused.")
+    ] = None,
+    reveal_key: Annotated[bool, typer.Option("--reveal-key", help="Put the key into the bundle.")] = False,
+    if_exists: Annotated[
+        Literal["fail", "resume"], typer.Option("--if-exists", help="Where an audit was begun: stop, or go on.")
+    ] = "fail",
+    as_json: AsJson = False,
+) -> None:
+    """Ask a suspect what the plan says, test its answers, seal the evidence.
+
+    Exit code 3 where the mark was found, 4 where the evidence could not decide, 0 where it was not found.
+    """
+
+    def work() -> Result:
+        from stillproof.progress import renderer
+        from stillproof.teacher import open_teacher
+        from stillproof.trace.auditing import AuditFiles, AuditLimits, audit_outputs
+        from stillproof.trace.suspect import suspect_config
+
+        config = suspect_config(suspect, model=model, api_key_env=api_key_env, requests_per_minute=requests_per_minute)
+        files = AuditFiles(plan, key, out, tokenizer)
+        limits = AuditLimits(plan_id, max_calls, if_exists == "resume", reveal_key)
+        with renderer() as on_event:
+            finding, sealed = audit_outputs(lambda: open_teacher(config), files, limits, on_event)
+        typer.echo(f"sealed in {out}; publish the bundle's digest {sealed.digest}", err=True)
+        found = {"bundle": str(out), "bundle_sha256": sealed.digest, "plan_id": sealed.manifest["plan_id"]}
+        return {**finding.to_json(), **found}
+
+    answer(work, as_json, exit_code_of_finding)
+
+
+@trace_app.command(
+    "replay",
+    epilog=examples(
+        "stillproof trace replay runs/audit --json",
+        "stillproof trace replay runs/audit --key key.json --bundle-sha256 9f2c41d0...",
+    ),
+)
+def _replay(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the evidence.")],
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="The key, where the bundle does not reveal it.")
+    ] = None,
+    bundle_sha256: Annotated[
+        str | None, typer.Option("--bundle-sha256", metavar="SHA256", help="Digest as published.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", metavar="DIR", help="Also check that the token ids spell the text.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the finding of a bundle again, without model or network.
+
+    Fails where a byte of the bundle changed. Exit codes as of `trace outputs`.
+    """
+
+    def work() -> Result:
+        from stillproof.trace.bundle import replay
+
+        done = replay(bundle, key, bundle_sha256=bundle_sha256, tokenizer=tokenizer)
+        how = "bit for bit" if done.exact else "up to rounding, by other software or another processor"
+        typer.echo(f"replayed {how}; digest of the bundle {done.sealed.digest}", err=True)
+        found = {"bundle": str(bundle), "bundle_sha256": done.sealed.digest, "plan_id": done.sealed.manifest["plan_id"]}
+        return {**done.finding.to_json(), **found, "replayed": how, "same_software": done.same_software}
+
+    answer(work, as_json, exit_code_of_finding)
+
+
+def exit_code_of_finding(result: Result) -> int:
+    from stillproof.finding import EXIT_CODES
+
+    return EXIT_CODES[cast("Decision", result["decision"])]
