@@ -29,6 +29,7 @@ TORCH_FREE = (
     "serve",
     "teacher",
     "watermark",
+    "canary",
     "guard",
     "doctor",
     "cli",

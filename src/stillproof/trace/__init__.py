@@ -10,4 +10,10 @@ suspect.py        asking, each answer on disk before the next
 verdict.py        from transcripts to a Finding
 bundle.py         the evidence as a folder that a stranger replays
 auditing.py       the steps of one audit, plan to bundle
+flips.py          p-values of coins: signs, sign-flips, signed ranks, however small
+pairs.py          twins as the ledger keeps them, and which pairs may be tested
+twins.py          does the suspect prefer what was served to what a coin kept back?
+cards.py          does it prefer the forms that were planted?
+
+Twins and cards are for programs so far: nothing draws them while serving, and `trace outputs` tests radioactivity only.
 """
