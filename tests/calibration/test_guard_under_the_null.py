@@ -12,7 +12,7 @@ from stillproof.guard.reference import Origin, Reference, assess, bits, score_re
 
 Check = Callable[[np.ndarray], None]
 
-SIGNALS = {"timing": "coordination", "list": "coordination", "rubric": "content"}
+WEIGHTS = {"timing": 1.1, "list": 0.4, "rubric": 0.7}
 ALPHA = 0.05
 
 DRAWS: dict[str, Callable[[Generator, int], np.ndarray]] = {
@@ -71,7 +71,7 @@ def test_class_conditional_p_values_of_ambiguous_rows_are_valid(
 
 
 def honest(rng: Generator, n: int) -> dict[str, np.ndarray]:
-    """Dependent, heavy-tailed and tied signals with values missing not at random: groups are not really disjoint."""
+    """Dependent, heavy-tailed and tied signals with values missing not at random; weights of no meaning."""
     shared = rng.normal(size=n)
     timing = np.exp(shared + rng.normal(size=n))
     items = shared + rng.normal(size=n)
@@ -101,7 +101,7 @@ def test_ranks_of_honest_clusters_are_valid_though_the_reference_serves_twice(
     rng = Generator(Philox(24))
     p, e = np.empty(n_simulations), np.empty(n_simulations)
     for i in range(n_simulations):
-        found = assess(honest(rng, 1), [["automated"]], reference_of(honest(rng, n), np.arange(n)), 24, SIGNALS)
+        found = assess(honest(rng, 1), [["automated"]], reference_of(honest(rng, n), np.arange(n)), 24, WEIGHTS)
         p[i], e[i] = found.p[0], found.e[0]
     assert_valid_p_values(p)
     within(e.mean(), 1.0, e.std() / np.sqrt(e.size))
@@ -121,7 +121,7 @@ def test_ranks_are_valid_where_honest_clusters_come_in_families_of_rows(
         rows = {name: column[cluster] + 0.1 * rng.normal(size=cluster.size) for name, column in each.items()}
         new = {name: [rng.choice(column[cluster == 50])] for name, column in rows.items()}
         known = {name: column[cluster < 50] for name, column in rows.items()}
-        found = assess(new, [["automated"]], reference_of(known, cluster[cluster < 50]), 24, SIGNALS)
+        found = assess(new, [["automated"]], reference_of(known, cluster[cluster < 50]), 24, WEIGHTS)
         p[i], e[i] = found.p[0], found.e[0]
     assert_valid_p_values(p)
     within(e.mean(), 1.0, e.std() / np.sqrt(e.size))
@@ -281,8 +281,8 @@ def test_the_drift_monitor_bears_scores_made_by_the_reference_itself() -> None:
     false = []
     for i in range(200):
         rows = reference_of(honest(rng, 100), np.arange(100)).rows("automated", 24)
-        scored = bits(honest(rng, 300), rows, SIGNALS).total
-        false.append(_reopened(rng, i, score_reference(rows, SIGNALS).total, scored))
+        scored = bits(honest(rng, 300), rows, WEIGHTS).total
+        false.append(_reopened(rng, i, score_reference(rows, WEIGHTS).total, scored))
     within(float(np.mean(false)), 0.01, np.sqrt(0.01 * 0.99 / 200))
 
 
