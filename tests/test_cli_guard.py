@@ -134,3 +134,8 @@ def test_a_scan_is_found_in_its_own_folder_and_in_the_worlds(tmp_path: Path) -> 
     assert result_folder(tmp_path) == inside
     assert result_folder(inside) == inside
     assert result_folder(tmp_path / "other") == tmp_path / "other"
+
+
+def test_a_scan_that_could_not_have_named_a_lone_campaign_ends_inconclusive() -> None:
+    assert ended_with({"findings": [], "decides": False}) == 4
+    assert ended_with({"findings": [{"decision": "found"}], "decides": False}) == 3

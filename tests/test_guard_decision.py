@@ -15,7 +15,6 @@ from stillproof.guard.decision import (
     ScoredCluster,
     decide_batch,
     false_alarms,
-    name_accounts,
     resolution,
 )
 
@@ -54,7 +53,7 @@ def test_no_cluster_is_no_decision_and_a_stricter_review_is_refused() -> None:
 @settings(deadline=None)
 def test_every_decision_makes_a_sound_finding(e: list[float]) -> None:
     for one in decide_batch([cluster(str(i), value, n=10**9) for i, value in enumerate(e)]):
-        Finding(
+        made = Finding(
             claim="the accounts share templates more than honest clusters do",
             verb="guard",
             test="rank among honest clusters",
@@ -69,14 +68,7 @@ def test_every_decision_makes_a_sound_finding(e: list[float]) -> None:
             e_threshold=one.e_threshold,
             n_reference=one.cluster.n_reference,
         )
-
-
-def test_accounts_are_named_by_benjamini_and_hochberg() -> None:
-    log10_p = np.array([-12.0, -0.1, -300.0, np.nan, -2.3, -1.0])
-    assert name_accounts(log10_p).tolist() == [True, False, True, False, False, False]
-    assert name_accounts([]).tolist() == []
-    with pytest.raises(InputError, match="none above 0"):
-        name_accounts([0.5])
+        assert made.decision == ("found" if one.tier == "would_block" else "not_found")
 
 
 def test_resolution_says_how_large_a_reference_a_lone_campaign_needs() -> None:

@@ -146,17 +146,6 @@ def test_popular_fingerprints_can_be_left_out(engine, sketch) -> None:
     assert as_edges(table) == {key: row for key, row in full.items() if holders[key[1:]] <= 4}
 
 
-def test_batches_by_the_hour_add_up_to_one_scan_in_any_order(engine, sketch) -> None:
-    """Late rows of an hour that was counted before come in a later batch."""
-    batches = [ROWS[1::3], ROWS[::3], ROWS[2::3]]
-    parts = [edge_steps.hourly(engine, engine.from_arrow(sketch_of(batch))) for batch in batches]
-    counts = parts[0].union(*parts[1:])
-    since, until = START + 3 * HOUR, END - HOUR
-    again = edge_steps.edges_from_hourly(engine, counts, since, until, 4)
-    assert again.num_rows > 0
-    assert again.equals(edge_steps.edges(engine, sketch, since, until, 4))
-
-
 def test_of_rows_with_one_id_the_earliest_stays(engine) -> None:
     late = [row | {"time": row["time"] + 5, "status": 500} for row in ROWS[:40]]
     same = [dict(row) for row in ROWS[20:60]]
@@ -391,7 +380,6 @@ def everything(engine) -> list[pa.Table]:
     found = evidence_steps.evidence(engine, rows, member_table(MEMBERS), fp_table(CLUSTER_FPS), UNTIL)
     return [
         edge_steps.edges(engine, rows, START, END, 3),
-        edge_steps.edges_from_hourly(engine, edge_steps.hourly(engine, rows), START, END, 3),
         edge_steps.item_pairs(engine, rows, START, END),
         found.activity,
         found.variety,

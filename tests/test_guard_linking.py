@@ -219,6 +219,25 @@ def test_units_that_draw_from_one_list_are_an_items_cluster():
     assert precision_recall(clusters[0], campaign) == (1.0, 1.0)
 
 
+def test_units_that_share_a_prompt_or_two_each_of_one_long_list_are_an_items_cluster():
+    """60 units, each prompt of the list asked of three: a pair has about 1.7 in common, too few to link by itself."""
+    draw = rng(40)
+    asked = np.array([draw.permutation(60)[:3] for _ in range(1000)])
+    shared = np.zeros((60, 60), np.int64)
+    for row in asked:
+        shared[np.ix_(row, row)] += 1
+    a, b = np.nonzero(np.triu(shared, 1))
+    columns = {"unit_a": a.astype(np.uint64), "unit_b": b.astype(np.uint64), "n_shared": shared[a, b]}
+    found = link(no_edges(), pa.table(columns | {"expected": np.full(a.size, 1e-3)}), 2000, LinkSettings())
+    assert max(len(c.units) for c in found) >= 50
+
+
+def test_single_prompts_in_common_with_few_partners_link_nobody():
+    a = np.arange(0, 100, dtype=np.uint64)
+    columns = {"unit_a": a, "unit_b": a + np.uint64(1), "n_shared": np.ones(100, np.int64)}
+    assert not link(no_edges(), pa.table(columns | {"expected": np.full(100, 1e-3)}), 2000, LinkSettings())
+
+
 def test_a_bridge_between_two_blocks_of_items_does_not_join_them():
     pairs = [(a, b) for a in range(20) for b in range(a)] + [(a, b) for a in range(20, 50) for b in range(20, a)]
     pairs += [(19, 20), (18, 21)]

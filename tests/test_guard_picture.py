@@ -222,7 +222,8 @@ def test_a_campaign_without_one_of_its_parts_still_has_a_page(part: str, tmp_pat
     result = scan()
     for row in result["campaigns"]:
         row[part] = None
-    Elements(page_of(result, tmp_path))
+    drawn = Elements(page_of(result, tmp_path)).seen
+    assert sum(tag == "section" for tag, _ in drawn) >= len(result["campaigns"])
 
 
 def test_what_was_found_comes_first_then_by_evidence_and_a_finding_without_a_campaign_is_not_lost() -> None:
@@ -324,7 +325,8 @@ def test_alternatives_and_clearing_of_any_shape_are_shown_or_left_out(tmp_path: 
         [{"explains": "x", "against": [1], "contradicts": 3, "bits_against": "many"}],
     ):
         row = campaign(0) | {"alternatives": odd, "would_clear": odd}
-        Elements(page_of(scan() | {"campaigns": [row, row]}, tmp_path))
+        drawn = Elements(page_of(scan() | {"campaigns": [row, row]}, tmp_path)).seen
+        assert sum(tag == "section" for tag, _ in drawn) >= 2
 
 
 def test_a_long_timeline_keeps_every_exchange_in_fewer_bars() -> None:

@@ -76,6 +76,16 @@ def test_a_step_that_no_reference_was_made_for_is_refused_with_the_way_out(
         guard.scan(folder / "w2", ScanSettings(step_h=5, reference=folder / "honest.parquet"))
 
 
+def test_a_past_is_learned_from_at_a_step_of_ones_own_and_said_to_be_unscreened(
+    scanned: tuple[Path, dict[str, object]],
+) -> None:
+    folder = scanned[0]
+    assert guard.calibrate([folder / "w1"], folder / "h12.parquet", step_h=12)["screened"] is False
+    result = guard.scan(folder / "w2", ScanSettings(step_h=12, reference=folder / "h12.parquet"))
+    assert result["reference"]["source"] == "own history"
+    assert result["decides"] is False
+
+
 def test_campaigns_in_the_past_are_set_aside_when_it_becomes_a_reference(tmp_path: Path) -> None:
     groups = [
         {"kind": "campaign", "family": family, "size": 60, "settings": {"rate_per_day": 30, "camouflage": 0.1}}
@@ -85,7 +95,7 @@ def test_campaigns_in_the_past_are_set_aside_when_it_becomes_a_reference(tmp_pat
     guard.compose(past, tmp_path / "past")
     blind = guard.calibrate([tmp_path / "past"], tmp_path / "blind.parquet", "composed")
     mended = guard.calibrate([tmp_path / "past"], tmp_path / "mended.parquet")
-    assert blind["set_aside"] == 0
+    assert (blind["set_aside"], blind["screened"], mended["screened"]) == (0, False, True)
     assert mended["set_aside"] >= 3
     assert sum(mended["clusters"].values()) < sum(blind["clusters"].values())
 

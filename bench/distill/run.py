@@ -87,7 +87,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.out: Path = self.arguments.out.resolve()
-        self.work: Path = (self.arguments.work or self.out / "work").resolve()
+        self.work: Path = (self.arguments.work or self.out / "scratch").resolve()
         self.quality = self.work / "quality"
         """The job with one document a row, for the comparison of KL."""
         self.raw = self.out / "raw"

@@ -37,8 +37,6 @@ from stillproof.guard.traffic.honest import HONEST
 from stillproof.progress import ignore
 
 ALL = "all"
-Named = dict[str, dict[int, list[int]]]
-"""Weights by name -> found cluster -> units named."""
 
 
 def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, float]], kept: Path) -> dict[str, Any]:

@@ -3,8 +3,7 @@
     python bench/guard/weights.py --reference honest.parquet --worlds 6 --out runs/weights.json
 
 Prints and writes the weights of all families, and for each family those without it. What ships (weights.json) is such
-a fit on five worlds of an earlier composition, rounded by hand. On five new worlds it puts 84% of 62 campaigns above
-an e-value of 220; one weight changed by half moves that to between 79 and 84%, and without sign-up times it is 76%.
+a fit on five other worlds, rounded by hand; what came of it and of later fits is in dev/LOG.md, section 2.
 Validity does not depend on weights:
 a score is only ever ranked among honest clusters.
 """

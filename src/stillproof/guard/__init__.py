@@ -101,16 +101,16 @@ def calibrate(
 ) -> dict[str, Any]:
     """Make a reference of the clusters in some logs, one window each. `source`: 'own history' or 'composed'. `step_h`:
     hours between two looks; scans with this reference must look as often. What a scan of one's own history against the
-    composed reference tells of is set aside."""
+    composed reference tells of is set aside; `screened` is false where none comes along for that step."""
     from stillproof.guard.calibration import reference_of
-    from stillproof.guard.results import load_reference
-    from stillproof.guard.scanning import ScanSettings
+    from stillproof.guard.results import composed_reference
 
-    against = load_reference(ScanSettings(step_h=step_h)) if source == "own history" else None
+    against = composed_reference(step_h) if source == "own history" else None
     reference = reference_of(folders, source, step_h, on_event, against)
     reference.save(out)
     counts = {f"{name}, {hours} h": n for (name, hours), n in reference.counts().items()}
-    return {"out": str(out), "windows": len(folders), "clusters": counts, "set_aside": reference.origin.set_aside}
+    about = {"screened": against is not None, "set_aside": reference.origin.set_aside}
+    return {"out": str(out), "windows": len(folders), "clusters": counts, **about}
 
 
 def explain(folder: Path, campaign: str) -> dict[str, Any]:

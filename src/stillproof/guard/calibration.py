@@ -12,8 +12,6 @@ from stillproof.guard.reference import Origin, Reference, joined
 from stillproof.guard.scanning import ScanSettings, measure_log
 from stillproof.progress import OnEvent, ignore
 
-ALPHA, REVIEW_ALPHA = 0.05, 0.2
-
 
 def reference_of(
     folders: Sequence[Path],
@@ -29,14 +27,17 @@ def reference_of(
     not wrong: they only raise the bar.
     """
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    origin = Origin(source, made, stillproof.__version__, step_h=step_h)
+    note = "" if against is not None else "not screened for campaigns"
+    origin = Origin(source, made, stillproof.__version__, note=note, step_h=step_h)
+    settings = ScanSettings(step_h=step_h)
     parts = []
     for place, folder in enumerate(folders):
-        measured, _ = measure_log(folder, ScanSettings(step_h=step_h), on_event)
+        measured, _ = measure_log(folder, settings, on_event)
         window = f"{place}:{folder.name}"
         part = Reference.of(columns(measured, window), origin)
         if against is not None:
-            told = [each.cluster for each, _ in judge(measured, against, ALPHA, REVIEW_ALPHA) if each.tier != "observe"]
+            judged = judge(measured, against, settings.alpha, settings.review_alpha)
+            told = [each.cluster for each, _ in judged if each.tier != "observe"]
             part = part.without([f"{window}/{cluster.cluster_id}" for cluster in told])
         parts.append(part)
     return joined(parts)

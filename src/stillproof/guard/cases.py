@@ -85,22 +85,10 @@ def look(
     member_case = np.repeat(np.arange(sizes.size), sizes)
     member_unit = np.concatenate(units) if units else np.zeros(0, np.uint64)
     firsts = [frozen[place].first_us for place in cases.cluster]
-    members = pa.table(
-        {
-            "cluster": pa.array(member_case, pa.int64()),
-            "unit": pa.array(member_unit, pa.uint64()),
-            "frozen_us": pa.array(cases.frozen_us[member_case], pa.int64()),
-            "until_us": pa.array(cases.until_us[member_case], pa.int64()),
-        }
-    )
-    fps = [frozen[place].cluster.fps for place in cases.cluster]
-    fp_case = np.repeat(np.arange(sizes.size), [f.size for f in fps])
-    cluster_fps = pa.table(
-        {
-            "cluster": pa.array(fp_case, pa.int64()),
-            "fp": pa.array(np.concatenate(fps) if fps else np.zeros(0, np.uint64), pa.uint64()),
-        }
-    )
+    members = evidence.listed("unit", units)
+    for name, times in (("frozen_us", cases.frozen_us), ("until_us", cases.until_us)):
+        members = members.append_column(name, pa.array(times[member_case], pa.int64()))
+    cluster_fps = evidence.listed("fp", [frozen[place].cluster.fps for place in cases.cluster])
     seen = evidence.evidence(engine, sketch, members, cluster_fps, int(cases.until_us.max(initial=1)))
     rows = seen.activity
     view = View(

@@ -2,8 +2,8 @@
 
 What is guaranteed: among the clusters named at `alpha`, the expected share of honest ones is alpha at most, whatever
 the dependence between clusters, given that honest clusters are exchangeable with the reference. What is not: how many
-accounts of a rightly named cluster are innocent (`name_accounts` bounds that under its own null), and anything about
-the review tier beyond its own, larger alpha.
+accounts of a rightly named cluster are innocent (`naming.py` has a rule, with a measured error), and anything about the
+review tier beyond its own, larger alpha.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from stillproof import stats
 from stillproof.errors import InputError
@@ -81,18 +81,6 @@ def decide_batch(
             decision = "inconclusive"
         decided.append(Decided(cluster, tier, decision, threshold, review_threshold))
     return decided
-
-
-def name_accounts(edge_log10_p: ArrayLike, alpha: float = 0.01) -> NDArray[np.bool_]:
-    """Which accounts of one cluster belong to it, shape [k], from each account's log10 p against the cluster's
-    fingerprints; NaN is never named.
-
-    H0 of each account: it shares the cluster's fingerprints no more than its hours and theirs explain. Benjamini and
-    Hochberg within the cluster: the expected share of innocent accounts among those named is alpha at most for
-    independent or positively dependent p-values, given that the edges' null holds; it is conditional on nothing about
-    how the cluster was selected, so evidence must come from exchanges after its membership was frozen.
-    """
-    return stats.bh_log10(edge_log10_p, alpha)
 
 
 @dataclass(frozen=True, slots=True)

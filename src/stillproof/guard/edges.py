@@ -8,9 +8,8 @@ left, so that every engine gives the same bits.
     rows = distinct_exchanges(engine, engine.read_parquet(sketch_files))
     table = edges(engine, rows, since_us, until_us)
 
-For many windows of one log, see `ledger`. Or by the hour, so that a later scan reads only what is new: keep
-`hourly(engine, new_rows)` of each batch of rows as Parquet and pass all batches together to `edges_from_hourly`.
-Batches add up exactly, whatever order rows arrive in, as long as no exchange stands in two of them.
+For many windows of one log, as in a scan, see `ledger`; `edges` and `item_pairs` are of one window, and what a look of
+the ledger is tested against.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ KINDS = {
     "fp_prompt": 7,
     "fp_blob": 8,
 }
-# Rows of `hourly` that count all exchanges of a unit in an hour, under fingerprint 0.
+# Rows that count all exchanges of a unit in an hour have this kind, and fingerprint 0.
 TOTAL = 255
 
 
@@ -117,16 +116,6 @@ def of_these(rows: ir.Table, wanted: ir.Table, columns: tuple[str, ...] = tuple(
     return fingerprints(rows, ("unit", "time"), columns).semi_join(wanted, ["fp", "kind"])
 
 
-def hourly(engine: Engine, sketch: ir.Table) -> ir.Table:
-    """Counts by hour: unit, fp, kind, hour (since 1970), n exchanges, first_time, last_time (microseconds).
-
-    Kind 255 with fingerprint 0 counts all exchanges of the unit. Rows of several batches may stand in one table:
-    `edges_from_hourly` adds them up. The sketch must have one row per id.
-    """
-    present = fingerprints(sketch, ("unit", "time"))
-    return engine.keep(by_hour(present).union(totals(sketch)), "hourly")
-
-
 def edges(
     engine: Engine, sketch: ir.Table, since_us: int, until_us: int, min_units: int = 5, *, max_units: int | None = None
 ) -> pa.Table:
@@ -148,25 +137,6 @@ def edges(
     shared = engine.keep(held_by_several(rows), "shared")
     counts = engine.keep(by_hour(of_these(rows, shared)), "by_hour")
     return _edges(engine, counts, engine.keep(totals(rows), "totals"), (min_units, max_units))
-
-
-def edges_from_hourly(
-    engine: Engine, counts: ir.Table, since_us: int, until_us: int, min_units: int = 5, *, max_units: int | None = None
-) -> pa.Table:
-    """`edges` from rows of `hourly`, of one batch or many. The window is widened to whole hours.
-
-    Raises ConfigError for an empty window or min_units < 2.
-    """
-    check_units(min_units, max_units)
-    if since_us >= until_us:
-        raise ConfigError(f"the window [{since_us}, {until_us}) is empty", "since", "let it end after it begins")
-    inside = counts.filter(counts.hour >= since_us // HOUR_US, counts.hour < -(-until_us // HOUR_US))
-    present = inside.filter(inside.kind != TOTAL)
-    shared = engine.keep(_shared(present), "shared")
-    keys = ["unit", "fp", "kind", "hour"]
-    summed = engine.keep(_add_up(present.semi_join(shared, ["fp", "kind"]), keys), "by_hour")
-    whole = engine.keep(_add_up(inside.filter(inside.kind == TOTAL), keys), "totals")
-    return _edges(engine, summed, whole, (min_units, max_units))
 
 
 def item_pairs(
@@ -253,12 +223,6 @@ def totals(rows: ir.Table) -> ir.Table:
 
     whole = ibis.literal(0, "int64"), ibis.literal(TOTAL, "int64")
     return by_hour(rows.select("unit", "time", fp=whole[0], kind=whole[1]))
-
-
-def _add_up(counts: ir.Table, keys: list[str]) -> ir.Table:
-    return counts.group_by(keys).agg(
-        n=counts.n.sum(), first_time=counts.first_time.min(), last_time=counts.last_time.max()
-    )
 
 
 def _edges(engine: Engine, counts: ir.Table, whole: ir.Table, held_by: tuple[int, int | None]) -> pa.Table:

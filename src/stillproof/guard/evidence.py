@@ -11,8 +11,12 @@ many fingerprints it shares. All steps are ibis expressions and sum integers onl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stillproof.errors import InputError
 from stillproof.guard.edges import fingerprints, hour_of, within
@@ -42,6 +46,15 @@ def evidence(engine: Engine, sketch: ir.Table, members: pa.Table, cluster_fps: p
     """`activity`, `variety` and `sharing` together; the exchanges of the clusters are selected once."""
     rows = cluster_exchanges(engine, sketch, members, cluster_fps, until_us)
     return Evidence(_activity(engine, rows), _variety(engine, rows), _sharing(engine, rows))
+
+
+def listed(name: str, parts: Sequence[NDArray[np.uint64]]) -> pa.Table:
+    """(cluster int64, `name` uint64): the numbers of each cluster, in the order of the clusters."""
+    import pyarrow as pa
+
+    owner = np.repeat(np.arange(len(parts), dtype=np.int64), [part.size for part in parts])
+    whole = np.concatenate([np.zeros(0, np.uint64), *parts])
+    return pa.table({"cluster": pa.array(owner), name: pa.array(whole, pa.uint64())})
 
 
 def activity(engine: Engine, sketch: ir.Table, members: pa.Table, cluster_fps: pa.Table, until_us: int) -> pa.Table:

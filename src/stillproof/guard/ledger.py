@@ -40,7 +40,7 @@ class Look(NamedTuple):
     edges: pa.Table
     """As of `edges.edges`."""
     pairs: pa.Table
-    """As of `edges.item_pairs`."""
+    """As of `edges.item_pairs`, and pairs with fewer prompts in common of units that may share a list (`tally`)."""
     n_units: int
     """Units with any exchange in the window."""
 

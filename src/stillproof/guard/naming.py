@@ -58,7 +58,7 @@ def like_the_core(rate: Reals, opening: Reals, core: NDArray[np.bool_]) -> NDArr
 
 def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], start_us: int, end_us: int) -> list[Words]:
     """For each cluster its units that act like its core between the freeze and `end_us`, ascending. The log begins at
-    `start_us`.
+    `start_us`. Declared organisations are not named: they are known customers, to be asked.
 
     One pass over the log for all clusters.
     """
@@ -69,29 +69,22 @@ def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], start_
     if not told:
         return []
     units = [np.union1d(entry.cluster.units, entry.joined) for entry in told]
-    place = np.repeat(np.arange(len(told)), [u.size for u in units])
-    members = pa.table(
-        {
-            "cluster": pa.array(place, pa.int64()),
-            "unit": pa.array(np.concatenate(units), pa.uint64()),
-            # Everything counts here: what came before the freeze tells who was a customer already.
-            "frozen_us": pa.array(np.zeros(place.size, np.int64), pa.int64()),
-        }
+    members = evidence.listed("unit", units)
+    # Everything counts here: what came before the freeze tells who was a customer already.
+    members = members.append_column("frozen_us", pa.array(np.zeros(members.num_rows, np.int64)))
+    rows = evidence.activity(
+        engine, sketch, members, evidence.listed("fp", [entry.cluster.fps for entry in told]), end_us
     )
-    fps = [entry.cluster.fps for entry in told]
-    cluster_fps = pa.table(
-        {
-            "cluster": pa.array(np.repeat(np.arange(len(told)), [f.size for f in fps]), pa.int64()),
-            "fp": pa.array(np.concatenate(fps), pa.uint64()),
-        }
-    )
-    rows = evidence.activity(engine, sketch, members, cluster_fps, end_us)
+    candidates = engine.from_arrow(pa.table({"unit": pa.array(np.unique(np.concatenate(units)), pa.uint64())}))
+    single = sketch.filter(sketch.account == sketch.unit).semi_join(candidates, "unit")
+    single_units = engine.to_arrow(single.select("unit").distinct())["unit"].to_numpy()
     cluster = rows["cluster"].to_numpy()
     bounds = np.searchsorted(cluster, np.arange(len(told) + 1))
-    return [
+    named = [
         _named(entry, rows.slice(bounds[k], bounds[k + 1] - bounds[k]), start_us // HOUR_US, end_us / HOUR_US)
         for k, entry in enumerate(told)
     ]
+    return [np.intersect1d(found, single_units) for found in named]
 
 
 def _named(entry: Frozen, rows: pa.Table, start_h: int, end_h: float) -> Words:
@@ -120,10 +113,7 @@ def _earliest(place: NDArray[np.intp], hour: NDArray[np.int64], size: int) -> ND
 
 
 def accounts_of(log: Sequence[Path], units: Sequence[Words]) -> list[list[str]]:
-    """For each set of units, the pseudonyms of their accounts, sorted; their first 16 digits where no log is left.
-
-    Declared organisations are not named: they are known customers, to be asked.
-    """
+    """For each set of units, the pseudonyms of their accounts, sorted; their first 16 digits where no log is left."""
     from stillproof.guard.sketch import account_numbers
 
     if not log:

@@ -37,22 +37,28 @@ if TYPE_CHECKING:
 HOW = "make one of your own history with `stillproof guard calibrate --step-h`, and name it with --reference"
 
 
-def load_reference(settings: ScanSettings) -> Reference:
-    """The operator's own reference, or the composed one that comes along for looks 1 or 24 hours apart.
-
-    Raises InputError where it was made with another step: when a cluster is frozen decides how it looks afterwards.
-    """
+def composed_reference(step_h: float) -> Reference | None:
+    """The composed honest clusters that come along for looks `step_h` hours apart; None where there are none."""
     from importlib.resources import as_file, files
 
+    file = files("stillproof") / "data" / "guard" / f"honest-{step_h:g}h.parquet"
+    if not file.is_file():
+        return None
+    with as_file(file) as path:
+        return Reference.load(path)
+
+
+def load_reference(settings: ScanSettings) -> Reference:
+    """The operator's own reference, or the composed one.
+
+    Raises InputError where neither is there, or where it was made with another step: when a cluster is frozen decides
+    how it looks afterwards.
+    """
     step = f"{settings.step_h:g}h"
-    if settings.reference is not None:
-        reference = Reference.load(settings.reference)
-    else:
-        composed = files("stillproof") / "data" / "guard" / f"honest-{step}.parquet"
-        if not composed.is_file():
-            raise InputError(f"no reference for looks {step} apart comes along", "step_h", HOW)
-        with as_file(composed) as path:
-            reference = Reference.load(path)
+    own = settings.reference
+    reference = composed_reference(settings.step_h) if own is None else Reference.load(own)
+    if reference is None:
+        raise InputError(f"no reference for looks {step} apart comes along", "step_h", HOW)
     if reference.origin.step_h != settings.step_h:
         made = f"{reference.origin.step_h:g}h"
         raise InputError(f"a reference of looks {made} apart, and a scan of looks {step} apart", "step_h", HOW)
@@ -143,7 +149,6 @@ def _promises(
     least = min((n for n in counts.values() if n), default=0)
     can = resolution(least, max(len(judged), 1), WEIGHTS, settings.alpha)
     told = {int(each.cluster.cluster_id) for each, _ in judged if each.tier != "observe"}
-    found = sum(each.tier == "would_block" for each, _ in judged)
     drift = drifts(measured, reference, weights(), told)
     return {
         "gate": None,
@@ -152,7 +157,6 @@ def _promises(
             "are exchangeable with those of the reference, class by class"
         ),
         "measured": "recall, and how honest clusters unlike the reference fare",
-        "false_findings_expected": round(settings.alpha * found, 3),
         "false_alarms_of_30_daily_scans": false_alarms(30, settings.alpha).any_alarm,
         "drift": drift,
         "warning": warning(drift),

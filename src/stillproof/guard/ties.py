@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stillproof.guard.edges import KINDS, fingerprints
-from stillproof.guard.evidence import UNUSED
+from stillproof.guard.evidence import UNUSED, listed
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -46,13 +46,6 @@ _Uses = dict[int, dict[tuple[int, int], dict[int, int]]]
 
 def _counted(engine: Engine, sketch: ir.Table, clusters: Sequence[Cluster]) -> tuple[_Volumes, _Uses]:
     """Exchanges by cluster and unit; and by cluster, fingerprint (kind, fp) and unit."""
-    import numpy as np
-    import pyarrow as pa
-
-    def listed(name: str, parts: Sequence[Any]) -> pa.Table:
-        owner = np.repeat(np.arange(len(parts), dtype=np.int64), [part.size for part in parts])
-        return pa.table({"cluster": owner, name: np.concatenate(parts).astype(np.uint64)})
-
     kept = [name for name in sketch.columns if name not in UNUSED]
     members = engine.from_arrow(listed("unit", [cluster.units for cluster in clusters]))
     rows = engine.keep(sketch.select(*kept).join(members, "unit").select("cluster", *kept), "member_ties")

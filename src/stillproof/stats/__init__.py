@@ -1,7 +1,7 @@
 """Intervals, p-values and e-values, with their null hypotheses and assumptions. numpy; scipy is imported late.
 
     intervals.py   bootstrap over clusters, Clopper and Pearson
-    p_values.py    sign flips, binomial tails, Holm, Benjamini and Hochberg
+    p_values.py    sign flips, binomial tails, Holm
     conformal.py   ranks among a reference: plain, in groups, by class; betting against exchangeability
     e_values.py    e-values of ranks and over horizons, e-BH
     online.py      e-LOND, for hypotheses that arrive one after another
@@ -22,7 +22,6 @@ from stillproof.stats.online import ELond
 from stillproof.stats.p_values import (
     EXACT_FLIPS,
     PValue,
-    bh_log10,
     binomial_log10_p,
     holm,
     holm_log10,
@@ -39,7 +38,6 @@ __all__ = [
     "Interval",
     "JumpingBets",
     "PValue",
-    "bh_log10",
     "binomial_log10_p",
     "cluster_bootstrap",
     "conformal_p",

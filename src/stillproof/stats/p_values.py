@@ -137,26 +137,6 @@ def holm_log10(log10_p: ArrayLike) -> Reals:
     return _in_order(stepped, order)
 
 
-def bh_log10(log10_p: ArrayLike, alpha: float) -> NDArray[np.bool_]:
-    """Benjamini and Hochberg on log10 p-values: which of them, shape [k], are rejected at false discovery rate `alpha`.
-
-    H0 of each: its own. The expected share of true nulls among those rejected is at most alpha for independent p-values
-    and for positively dependent ones (J. R. Stat. Soc. B 57, 1995, p. 289; Benjamini and Yekutieli, Annals of
-    Statistics 29, 2001). NaN is a p-value that could not be computed: counted in the family, never rejected. Raises
-    InputError for a p above 1.
-    """
-    values = np.asarray(log10_p, dtype=np.float64)
-    check_share(alpha, "alpha")
-    values = np.where(np.isnan(values), 0.0, values)
-    if values.ndim != 1 or not (values <= 0).all():
-        raise InputError("the method of Benjamini and Hochberg takes a vector of log10 p-values, none above 0")
-    ordered = np.sort(values)
-    allowed = math.log10(alpha) + np.log10(np.arange(1, values.size + 1) / max(1, values.size)) + 1e-12
-    passing = np.flatnonzero(ordered <= allowed)
-    limit = ordered[passing[-1]] if passing.size else -np.inf
-    return (values <= limit) & bool(passing.size)
-
-
 def _in_order(stepped: Reals, order: NDArray[np.intp]) -> Reals:
     adjusted = np.empty_like(stepped)
     adjusted[order] = stepped
