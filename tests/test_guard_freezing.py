@@ -41,6 +41,13 @@ def test_a_cluster_that_doubles_is_frozen_again_with_the_newcomers_alone() -> No
     assert (first.joined.size, second.joined.size, second.frozen_us) == (0, 0, 2)
 
 
+def test_growth_is_counted_since_the_freeze_and_not_a_look() -> None:
+    sizes = {1: 20, 2: 32, 3: 44, 4: 50}
+    first, second = freeze(lambda day: look_at(sizes[day]), [1, 2, 3, 4], LinkSettings())
+    assert (second.frozen_us, second.cluster.units.tolist()) == (3, list(range(21, 45)))
+    assert first.joined.size + second.joined.size == 6
+
+
 def test_a_first_use_near_the_begin_of_what_is_seen_is_unknown() -> None:
     edges = look_at(3).edges.set_column(5, "first_time", pa.array([HOUR_US, DAY_US, 5 * DAY_US]))
     cluster = Cluster(np.array([1, 2, 3], np.uint64), np.array([TEMPLATE], np.uint64), "template", 1.0)

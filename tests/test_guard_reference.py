@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.random import Generator, Philox
 
 from stillproof.errors import InputError, SchemaError, StorageError
-from stillproof.guard.reference import MAX_BITS, Origin, Reference, Rows, assess, bits, rank, score_reference
+from stillproof.guard.reference import Origin, Reference, assess, rank, score_new, score_reference
+from stillproof.guard.scoring import Scoring
 
 WEIGHTS = {"timing": 0.5, "list": 0.5, "rubric": 1.0}
 ORIGIN = Origin("composed", "2026-11-01T00:00:00Z", "0.2.0", 3, "seed 5")
@@ -114,61 +115,35 @@ def test_a_broken_table_is_refused(change: dict[str, object], fault: str) -> Non
         Reference.of(columns, ORIGIN)
 
 
+SCORING = Scoring(WEIGHTS, made(3000, seed=9).scale())
+"""On the scale of other clusters than those of any test."""
+
+
 def test_rows_of_one_cluster_weigh_one_together() -> None:
     columns = table(9)
     columns["cluster_class"] = np.full(9, "automated")
     columns["cluster_id"] = np.array(["a"] * 7 + ["b", "c"])
-    columns["timing"] = np.array([5.0] * 7 + [1.0, 1.0])
     rows = Reference.of(columns, ORIGIN).rows("automated", 24)
     assert rows.n_groups == 3
-    found = bits({"timing": [5.0, 6.0, 1.0]}, rows, {"timing": 1.0})
-    np.testing.assert_allclose(2.0 ** -found.bits["timing"], [2 / 4, 1 / 4, 1.0])
+    np.testing.assert_allclose(rank([5.0, 6.0, 1.0], [5.0] * 7 + [1.0, 1.0], rows), [2 / 4, 1 / 4, 1.0])
 
 
-def test_the_score_is_the_weighted_sum_of_the_bits() -> None:
-    rows = made().rows("interactive", 24)
-    found = bits({"timing": [9.0, 9.0], "list": [9.0, np.nan], "rubric": [9.0, np.nan]}, rows, WEIGHTS)
-    timing, both, rubric = (found.bits[name] for name in ("timing", "list", "rubric"))
-    assert timing[0] == pytest.approx(np.log2(201))
-    assert (both[1], rubric[1]) == (0.0, 0.0)
-    np.testing.assert_allclose(found.total, (timing + both) / 2 + rubric, atol=1e-8)
-
-
-def test_no_signal_gives_more_than_the_cap() -> None:
-    rows = made(9000).rows("interactive", 24)
-    assert bits({"timing": [99.0]}, rows, {"timing": 1.0}).total[0] == MAX_BITS
-
-
-def test_a_reference_row_never_scores_below_what_any_new_cluster_would_leave_it() -> None:
-    """The module's claim: reference scores made without the new row are at least those of full conformal prediction,
-    the new row's are at most, so that its p-value is at least the exact one."""
-    rng = Generator(Philox(7))
-    rows = made(90, seed=4).rows("interactive", 24)
-    alone = score_reference(rows, WEIGHTS).total
-    for _ in range(40):
-        new = {name: float(rng.normal() * 2) for name in WEIGHTS}
-        new["list"] = new["list"] if rng.random() < 0.5 else np.nan
-        full = Rows(
-            {name: np.append(rows.signals[name], new[name]) for name in WEIGHTS},
-            np.append(rows.groups, rows.n_groups),
-            rows.n_groups + 1,
-        )
-        total = np.zeros(rows.groups.size + 1)
-        for name, share in WEIGHTS.items():
-            column = full.signals[name]
-            known = ~np.isnan(column)
-            p = np.array([(column[known] >= v).mean() if not np.isnan(v) else 1.0 for v in column])
-            total += share * np.minimum(MAX_BITS, -np.log2(p))
-        mine = bits({name: [value] for name, value in new.items()}, rows, WEIGHTS).total
-        assert (alone >= total[:-1] - 1e-6).all()
-        assert mine[0] <= total[-1] + 1e-6
-        exact = (total >= total[-1] - 1e-9).mean()
-        assert rank(mine, alone, rows)[0] >= exact - 1e-9
+def test_ranks_of_fresh_honest_clusters_are_uniform() -> None:
+    """Split conformal: reference and new clusters are scored alike, on a scale that knows neither."""
+    p = []
+    for seed in range(60):
+        reference, fresh = made(150, seed=100 + seed), made(60, seed=10_000 + seed)
+        values = fresh.rows("interactive", 24).signals
+        p.append(assess(values, [["interactive"]] * 40, reference, 24, SCORING).p)
+    shares = [float(np.mean(np.concatenate(p) <= level)) for level in (0.01, 0.05, 0.2, 0.5)]
+    # 2,400 p-values among 100 each: within four standard deviations, ranks of one reference being dependent.
+    assert shares == pytest.approx([0.0099, 0.05, 0.2, 0.5], abs=0.03)
+    assert shares[0] <= 0.018
 
 
 def test_an_unusual_cluster_gets_the_first_rank_and_an_usual_one_does_not() -> None:
     values = {"timing": [6.0, 0.0], "list": [6.0, 0.0], "rubric": [5.0, 1.0]}
-    found = assess(values, [["interactive"], ["interactive"]], made(), 24, WEIGHTS)
+    found = assess(values, [["interactive"], ["interactive"]], made(), 24, SCORING)
     assert found.rank[0] == 1
     assert found.p[0] == pytest.approx(1 / 201)
     assert found.n_reference.tolist() == [200, 200]
@@ -179,7 +154,7 @@ def test_an_unusual_cluster_gets_the_first_rank_and_an_usual_one_does_not() -> N
 
 def test_an_ambiguous_cluster_gets_the_larger_p_and_the_smaller_e() -> None:
     values = {"timing": [6.0] * 3, "list": [np.nan] * 3, "rubric": [5.0] * 3}
-    found = assess(values, [["interactive"], ["automated"], ["automated", "interactive"]], made(), 24, WEIGHTS)
+    found = assess(values, [["interactive"], ["automated"], ["automated", "interactive"]], made(), 24, SCORING)
     assert found.p[2] == max(found.p[:2])
     assert found.e[2] == min(found.e[:2])
     assert found.cluster_class[2] == "automated"
@@ -188,30 +163,31 @@ def test_an_ambiguous_cluster_gets_the_larger_p_and_the_smaller_e() -> None:
 
 def test_without_a_reference_of_its_class_a_cluster_has_no_evidence() -> None:
     values = {"timing": [6.0], "list": [6.0], "rubric": [5.0]}
-    found = assess(values, [["automated"]], made(), 168, WEIGHTS)
+    found = assess(values, [["automated"]], made(), 168, SCORING)
     assert (found.p[0], found.e[0], found.rank[0], found.n_reference[0]) == (1.0, 1.0, 1, 0)
 
 
 def test_signals_and_classes_that_do_not_fit_are_input_errors() -> None:
-    rows = made(9).rows("automated", 24)
-    with pytest.raises(InputError, match="no values"):
-        bits({"timing": [1.0]}, rows, WEIGHTS)
-    with pytest.raises(InputError, match="no signal"):
-        bits({}, rows, {})
+    one = Scoring({"timing": 1.0}, SCORING.scale)
     with pytest.raises(InputError, match="use one of"):
         made(9).rows("honest", 24)
     with pytest.raises(InputError, match="classes of 2"):
-        assess({"timing": [1.0]}, [["automated"]] * 2, made(9), 24, {"timing": 1.0})
+        assess({"timing": [1.0]}, [["automated"]] * 2, made(9), 24, one)
     for names in ([], ["honest"]):
         with pytest.raises(InputError, match="may be of classes"):
-            assess({"timing": [1.0]}, [names], made(9), 24, {"timing": 1.0})
+            assess({"timing": [1.0]}, [names], made(9), 24, one)
 
 
-def test_a_signal_the_reference_never_measured_says_nothing() -> None:
-    rows = made(60).rows("interactive", 24)
-    plain = bits({"timing": [2.0]}, rows, {"timing": 1.0})
-    more = bits({"timing": [2.0], "canary": [9.0]}, rows, {"timing": 1.0, "canary": 1.0})
-    assert more.total == plain.total
+def test_a_signal_that_the_reference_never_measured_gives_nobody_bits() -> None:
+    columns = table(60)
+    columns["list"] = np.full(60, np.nan)
+    del columns["rubric"]
+    rows = Reference.of(columns, ORIGIN).rows("interactive", 24)
+    values = {"timing": [2.0], "list": [9.0], "rubric": [9.0]}
+    found = score_new(values, rows, "interactive", 24, SCORING)
+    assert (found.bits["list"][0], found.bits["rubric"][0]) == (0.0, 0.0)
+    assert found.total[0] == pytest.approx(0.5 * found.bits["timing"][0])
+    assert (score_reference(rows, "interactive", 24, SCORING).bits["rubric"] == 0).all()
 
 
 def test_findings_set_aside_are_counted_in_the_origin() -> None:

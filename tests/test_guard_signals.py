@@ -17,7 +17,7 @@ COUNTS = (
 )  # fmt: skip
 VARIETY = (
     "n", "n_prompts", "n_unit_prompts", "share", "top_params_share", "n_networks",
-    "top_client_share",
+    "top_client_share", "n_borrowed",
 )  # fmt: skip
 
 
@@ -165,6 +165,21 @@ def test_signals_say_who_else_shows_them_and_what_would_clear_them() -> None:
 
 def test_no_signal_reads_nationality_language_or_names() -> None:
     assert not {"country", "language", "nationality", "name"} & {*COUNTS, *VARIETY}
+
+
+def test_a_queue_among_strangers_shows_and_customers_alone_do_not() -> None:
+    pool, strangers = users(1, 0.2, members=60, mean=100), users(2, 1.2, members=60)
+    many, few = users(3, 1.2, members=200), users(4, 0.2, members=8)
+    queue = measure(view([pool, np.concatenate([pool, strangers]), strangers, many, few]))["one_queue"]
+    assert queue[0] > 60
+    assert queue[1] > 30
+    assert queue[2] < 10
+    assert queue[3] < 20
+    assert few.shape[0] / 2 < queue[4] < queue[0] / 3
+
+
+def test_a_queue_is_not_told_of_members_that_sent_nothing() -> None:
+    assert np.isnan(measure(view([np.zeros((9, 5)), users(1, 0.2)]))["one_queue"][0])
 
 
 def test_the_weights_are_those_that_were_fitted() -> None:

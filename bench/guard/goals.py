@@ -32,6 +32,7 @@ from stillproof.guard.judging import judge
 from stillproof.guard.naming import units_named
 from stillproof.guard.results import load_reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
+from stillproof.guard.scoring import Scoring, standard
 from stillproof.guard.traffic import World
 from stillproof.guard.traffic.honest import HONEST
 from stillproof.progress import ignore
@@ -52,7 +53,10 @@ def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, f
             found: dict[str, list[int]] = {}
             reviewed: list[int] = []
             for name, chosen in weights.items():
-                tiers = {int(d.cluster.cluster_id): d.tier for d, _ in judge(measured, reference, 0.05, 0.2, chosen)}
+                tiers = {
+                    int(d.cluster.cluster_id): d.tier
+                    for d, _ in judge(measured, reference, 0.05, 0.2, Scoring(chosen, standard().scale))
+                }
                 found[name] = [cluster for cluster, tier in tiers.items() if tier == "would_block"]
                 if name == ALL:
                     reviewed = [cluster for cluster, tier in tiers.items() if tier == "review"]
@@ -61,6 +65,9 @@ def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, f
                 engine, sketch, [measured.frozen[cluster] for cluster in asked], measured.start_us, measured.end_us
             )
         named = {cluster: group.tolist() for cluster, group in zip(asked, units, strict=True)}
+        # As in a scan: where nobody can be named, a person looks.
+        reviewed += [cluster for cluster in found[ALL] if not named[cluster]]
+        found = {name: [cluster for cluster in clusters if named[cluster]] for name, clusters in found.items()}
         return against(world, read_truth(log), read_cohorts(log), measured, (found, reviewed, named))
 
 

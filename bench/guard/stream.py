@@ -2,9 +2,10 @@
 
     python bench/guard/stream.py --worlds 3
 
-A cluster is frozen at the first hourly look that shows it. Its evidence comes in 1, 3, 12 and 48 hours later, and after
-every such arrival e-BH is run over all clusters frozen by then. The first alarm of a campaign is the first at which a
-cluster with a majority of its accounts is named; what its accounts had asked for by then is counted from the truth.
+A cluster is frozen at the first hourly look that shows it. Its evidence comes in 1, 3, 12, 48 and 168 hours later, and
+after every such arrival e-BH is run over all clusters frozen by then. The first alarm of a campaign is the first at
+which a cluster with a majority of its accounts is named; what its accounts had asked for by then is counted from the
+truth.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
 from stillproof.guard.judging import WEIGHTS, by_horizon
 from stillproof.guard.results import load_reference
 from stillproof.guard.scanning import HORIZONS_H, Measured, ScanSettings, measure_log
-from stillproof.guard.signals import weights
+from stillproof.guard.scoring import standard
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.traffic import World
 
@@ -67,7 +68,7 @@ def replayed(job: tuple[World, Path | None, Path]) -> dict[str, Any]:
         log = Path(folder) / "log"
         compose(world, log)
         measured, _ = measure_log(log, settings)
-        e, _ = by_horizon(measured, load_reference(settings), weights())
+        e, _ = by_horizon(measured, load_reference(settings), standard())
         row = told(log, measured, alarms(measured, e)) | {"world": world.name}
     out.write_text(json.dumps(row))
     return row

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillproof import stats
-from stillproof.guard.reference import CLASSES, Reference, bits, rank, score_reference
-from stillproof.guard.signals import weights
+from stillproof.guard.reference import CLASSES, Reference, rank, score_new, score_reference
+from stillproof.guard.scoring import standard
 
 FIXED = ("cluster_id", "window_id", "horizon_h", "cluster_class", "n_units")
 LEVELS = (0.01, 0.05, 0.1)
@@ -42,8 +42,8 @@ def main() -> None:
             for hours in reference.horizons:
                 rows = others.rows(cls, hours)
                 new = own.rows(cls, hours).signals
-                base = score_reference(rows, weights()).total
-                p = rank(bits(new, rows, weights()).total, base, rows)
+                base = score_reference(rows, cls, hours, standard()).total
+                p = rank(score_new(new, rows, cls, hours, standard()).total, base, rows)
                 e = stats.rank_e(p * (rows.n_groups + 1), rows.n_groups)
                 found.setdefault((cls, hours), []).append((p, e))
     print(f"{len(windows)} windows")

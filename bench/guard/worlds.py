@@ -54,10 +54,10 @@ def _honest(rng: np.random.Generator, per_class: int, low: int, high: int) -> li
 def tuning(seed: int) -> World:
     rng = _rng(TUNING + seed)
     groups = _campaigns(rng, 50, 200, {})
-    return World(name=f"tuning-{seed}", seed=TUNING + seed, days=8, n_ordinary=400, groups=groups)
+    return World(name=f"tuning-{seed}", seed=TUNING + seed, days=12, n_ordinary=400, groups=groups)
 
 
-def campaigns(seed: int, camouflage: float | None = None, size: int | None = None, days: int = 10) -> World:
+def campaigns(seed: int, camouflage: float | None = None, size: int | None = None, days: int = 14) -> World:
     """`camouflage` and `size` fix for all campaigns what is drawn for each otherwise (0 to 60%, 50 to 300 accounts)."""
     rng = _rng(CAMPAIGNS + seed)
     groups = _honest(rng, 2, 30, 120) + _campaigns(rng, size or 50, size or 300, {})
@@ -87,4 +87,4 @@ def heavy(family: str) -> World:
     """Groups of 100 accounts, and 500 ordinary customers around them."""
     place = sorted(HONEST).index(family)
     groups = [{"kind": "honest_heavy", "family": family, "size": 100, "count": 30}]
-    return World(name=f"heavy-{family}", seed=HEAVY + place, days=10, n_ordinary=500, groups=groups)
+    return World(name=f"heavy-{family}", seed=HEAVY + place, days=12, n_ordinary=500, groups=groups)

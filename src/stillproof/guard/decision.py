@@ -149,8 +149,7 @@ class DriftMonitor:
     Gammerman and Shafer, 2005, th. 8.2), which ranks among the fixed reference alone would not be.
     `stats.JumpingBets` bets against that; calibration is reopened when wealth reaches REOPEN_WEALTH, which under H0
     ever happens with probability 1 / REOPEN_WEALTH at most. Feed it clusters that were not named, one class and
-    horizon to a monitor, each scored as `reference.bits` does. Reference rows from `reference.score_reference` stand
-    one rank higher than a new row would; against the spread of n ranks that is nothing (it is simulated).
+    horizon to a monitor, scored as the reference is.
     """
 
     def __init__(self, reference_scores: ArrayLike, seed: int, jump: float = 0.01) -> None:

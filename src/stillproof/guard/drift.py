@@ -9,8 +9,9 @@ import numpy as np
 
 from stillproof.guard.decision import REOPEN_WEALTH, DriftMonitor
 from stillproof.guard.judging import POSSIBLE
-from stillproof.guard.reference import CLASSES, Reference, bits, score_reference
+from stillproof.guard.reference import CLASSES, Reference, score_new, score_reference
 from stillproof.guard.scanning import Measured
+from stillproof.guard.scoring import Scoring
 
 HORIZON_H = 12
 """Long enough to tell clusters apart, short enough that most of a log's clusters reach it."""
@@ -19,7 +20,7 @@ SEED = 0
 
 
 def drifts(
-    measured: Measured, reference: Reference, counted: Mapping[str, float], told: Collection[int]
+    measured: Measured, reference: Reference, scoring: Scoring, told: Collection[int]
 ) -> dict[str, dict[str, Any]]:
     """For each class: clusters watched, the wealth of the bet, and whether calibration should be done anew.
 
@@ -38,8 +39,8 @@ def drifts(
             np.int64,
         )
         values = {signal: column[at] for signal, column in measured.signals.items()}
-        monitor = DriftMonitor(score_reference(rows, counted).total, SEED)
-        for score in bits(values, rows, counted).total.tolist():
+        monitor = DriftMonitor(score_reference(rows, name, HORIZON_H, scoring).total, SEED)
+        for score in score_new(values, rows, name, HORIZON_H, scoring).total.tolist():
             monitor.observe(score)
         found[name] = {
             "n_clusters": monitor.n_seen,

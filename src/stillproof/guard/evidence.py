@@ -45,7 +45,7 @@ class Evidence:
 def evidence(engine: Engine, sketch: ir.Table, members: pa.Table, cluster_fps: pa.Table, until_us: int) -> Evidence:
     """`activity`, `variety` and `sharing` together; the exchanges of the clusters are selected once."""
     rows = cluster_exchanges(engine, sketch, members, cluster_fps, until_us)
-    return Evidence(_activity(engine, rows), _variety(engine, rows), _sharing(engine, rows))
+    return Evidence(_activity(engine, rows), _variety(engine, sketch, rows), _sharing(engine, rows))
 
 
 def listed(name: str, parts: Sequence[NDArray[np.uint64]]) -> pa.Table:
@@ -71,10 +71,11 @@ def variety(engine: Engine, sketch: ir.Table, members: pa.Table, cluster_fps: pa
     """One row per cluster with exchanges: how many different things its units sent. Sorted by cluster.
 
     Columns, int64: n; n_prompts; n_unit_prompts (distinct pairs of unit and prompt); n_params; n_networks; n_clients;
-    n_skeletons; float64: top_params_share and top_client_share, the share of the commonest value among exchanges that
-    have one, null where none has. Absent values are not counted as a value.
+    n_skeletons; n_borrowed (exchanges that send back an encrypted reasoning block which only other units were given; a
+    block whose giving is not in the log is nobody's). float64: top_params_share and top_client_share, the share of the
+    commonest value among exchanges that have one, null where none has. Absent values are not counted as a value.
     """
-    return _variety(engine, cluster_exchanges(engine, sketch, members, cluster_fps, until_us))
+    return _variety(engine, sketch, cluster_exchanges(engine, sketch, members, cluster_fps, until_us))
 
 
 def sharing(engine: Engine, sketch: ir.Table, members: pa.Table, cluster_fps: pa.Table, until_us: int) -> pa.Table:
@@ -110,23 +111,6 @@ def cluster_exchanges(
 
 
 UNUSED = ("minhash", "projection", *(f"shingles_{item}" for item in range(4, 12)))
-
-
-def blob_reuse(engine: Engine, sketch: ir.Table) -> pa.Table:
-    """Encrypted reasoning blocks that a unit sent although only other units were given them.
-
-    One row per (unit_issuer, unit_sender) uint64: n int64 exchanges of the sender that carried such a block. A block
-    that the sender was given as well is its own. Sorted.
-    """
-    given = sketch.filter(sketch.fp_blob_issued.notnull(), sketch.fp_blob_issued != 0)
-    given = engine.keep(given.select(blob=given.fp_blob_issued, unit_issuer=given.unit).distinct(), "issued")
-    sent = sketch.filter(sketch.fp_blob.notnull(), sketch.fp_blob != 0)
-    sent = sent.select("id", blob=sent.fp_blob, unit_sender=sent.unit)
-    own = given.select("blob", unit_sender=given.unit_issuer)
-    foreign = sent.anti_join(own, ["blob", "unit_sender"])
-    pairs = foreign.join(given, "blob").select("unit_issuer", "unit_sender")
-    table = engine.to_arrow(pairs.group_by(["unit_issuer", "unit_sender"]).agg(n=pairs.count()))
-    return table.sort_by([("unit_issuer", "ascending"), ("unit_sender", "ascending")])
 
 
 def account_features(engine: Engine, sketch: ir.Table, since_us: int, until_us: int) -> pa.Table:
@@ -199,10 +183,11 @@ def _activity(engine: Engine, rows: ir.Table) -> pa.Table:
     return engine.to_arrow(table).sort_by([(key, "ascending") for key in keys])
 
 
-def _variety(engine: Engine, rows: ir.Table) -> pa.Table:
+def _variety(engine: Engine, sketch: ir.Table, rows: ir.Table) -> pa.Table:
     pairs = rows.filter(rows.fp_prompt.notnull()).select("cluster", "unit", "fp_prompt").distinct()
     pairs = pairs.group_by("cluster").agg(n_unit_prompts=pairs.count())
     params, clients = _top(rows, "fp_params"), _top(rows, "fp_client")
+    borrowed = _borrowed(sketch, rows)
     table = rows.group_by("cluster").agg(
         n=rows.count(),
         n_prompts=rows.fp_prompt.nunique(),
@@ -215,7 +200,16 @@ def _variety(engine: Engine, rows: ir.Table) -> pa.Table:
     table = table.left_join(pairs, "cluster").select(*columns, n_unit_prompts=pairs.n_unit_prompts.fill_null(0))
     table = table.left_join(params, "cluster").select(*table.columns, top_params_share=params.share)
     table = table.left_join(clients, "cluster").select(*table.columns, top_client_share=clients.share)
+    table = table.left_join(borrowed, "cluster").select(*table.columns, n_borrowed=borrowed.n_borrowed.fill_null(0))
     return engine.to_arrow(table).sort_by("cluster")
+
+
+def _borrowed(sketch: ir.Table, rows: ir.Table) -> ir.Table:
+    """Per cluster, the exchanges with a reasoning block that other units were given and the sender was not."""
+    sent = rows.filter(rows.fp_blob.notnull(), rows.fp_blob != 0).select("cluster", "id", "unit", blob=rows.fp_blob)
+    given = sketch.select("unit", blob=sketch.fp_blob_issued).semi_join(sent, "blob").distinct()
+    foreign = sent.semi_join(given, "blob").anti_join(given, ["blob", "unit"])
+    return foreign.group_by("cluster").agg(n_borrowed=foreign.count())
 
 
 def _top(rows: ir.Table, column: str) -> ir.Table:

@@ -32,8 +32,8 @@ class Frozen:
     """[units] when each member first showed what links the cluster; NaN where that may be long ago, or where nothing
     but a list of prompts links it."""
     joined: Words
-    """Units of later looks at the same cluster that were not in it when it was frozen; ascending. No evidence is taken
-    from them: they are only candidates to be named."""
+    """Units of later looks at the same cluster that were in it neither when it was frozen nor when its newcomers were;
+    ascending. No evidence is taken from them: they are only candidates to be named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def steps(start_us: int, end_us: int, step_h: float) -> Iterator[int]:
 def freeze(look: Callable[[int], Linked], times: list[int], settings: LinkSettings) -> list[Frozen]:
     """Link at each time, and freeze what is new there. `look(until_us)` gives what is known before that time.
 
-    A known cluster that has grown by as many units as it was frozen with is frozen once more, with the newcomers alone:
-    a campaign may have begun with a few accounts, or may hide under a template that some strangers used before.
+    A known cluster that has grown since by as many units as it was frozen with is frozen once more, with the newcomers
+    alone: a campaign may have begun with a few accounts, or may hide under a template that some strangers used before.
     """
     frozen: list[Frozen] = []
     known_units: list[Words] = []
@@ -72,14 +72,13 @@ def freeze(look: Callable[[int], Linked], times: list[int], settings: LinkSettin
             if place is None:
                 fresh.append((cluster, cluster.units))
                 continue
-            newcomers = np.setdiff1d(cluster.units, known_units[place])
-            if newcomers.size >= max(settings.min_units, frozen[place].cluster.units.size):
-                everybody = np.union1d(cluster.units, known_units[place])
-                fresh.append((replace(cluster, units=newcomers), everybody))
-            else:
-                known_units[place] = np.union1d(known_units[place], newcomers)
-                entry = frozen[place]
-                frozen[place] = replace(entry, joined=np.union1d(entry.joined, newcomers))
+            entry = frozen[place]
+            joined = np.union1d(entry.joined, np.setdiff1d(cluster.units, known_units[place]))
+            known_units[place] = np.union1d(known_units[place], joined)
+            if joined.size >= max(settings.min_units, entry.cluster.units.size):
+                fresh.append((replace(cluster, units=joined), known_units[place]))
+                joined = np.zeros(0, np.uint64)
+            frozen[place] = replace(entry, joined=joined)
         firsts = first_uses([cluster for cluster, _ in fresh], seen.edges, seen.since_us + DAY_US)
         for (cluster, everybody), first_us in zip(fresh, firsts, strict=True):
             frozen.append(Frozen(len(frozen), until_us, cluster, first_us, np.zeros(0, np.uint64)))

@@ -13,9 +13,10 @@ from stillproof.finding import Finding, Run, Signal, log10_e
 from stillproof.guard.decision import Decided, ScoredCluster, decide_batch
 from stillproof.guard.reference import Ranked, Reference, assess
 from stillproof.guard.scanning import HORIZONS_H, Measured
-from stillproof.guard.signals import SIGNALS, weights
+from stillproof.guard.scoring import Scoring, standard
+from stillproof.guard.signals import SIGNALS
 
-WEIGHTS = (0.1, 0.2, 0.3, 0.4)
+WEIGHTS = (0.05, 0.15, 0.25, 0.3, 0.25)
 """Share of the e-value that each horizon may give, declared in advance."""
 
 NULL = "the cluster is honest: exchangeable with the reference's clusters of its class"
@@ -35,30 +36,25 @@ Latest = dict[int, tuple[Ranked, int]]
 """Cluster -> its ranks at the longest horizon reached, and its row there."""
 
 
-def by_horizon(
-    measured: Measured, reference: Reference, counted: Mapping[str, float]
-) -> tuple[NDArray[np.float64], Latest]:
-    """e-values of every frozen cluster at every horizon, shape [K, H], NaN where not reached. H0 of each: see NULL.
-
-    `counted`: signal -> what a bit of it counts.
-    """
+def by_horizon(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[NDArray[np.float64], Latest]:
+    """e-values of every frozen cluster at every horizon, shape [K, H], NaN where not reached. H0 of each: see NULL."""
     e = np.full((len(measured.frozen), len(HORIZONS_H)), np.nan)
     latest: Latest = {}
     for place, horizon in enumerate(HORIZONS_H):
         at = np.flatnonzero(measured.case_horizon_h == horizon)
         values = {name: column[at] for name, column in measured.signals.items()}
-        ranked = assess(values, [POSSIBLE[measured.case_class[case]] for case in at], reference, horizon, counted)
+        ranked = assess(values, [POSSIBLE[measured.case_class[case]] for case in at], reference, horizon, scoring)
         e[measured.case_cluster[at], place] = ranked.e
         latest |= {int(cluster): (ranked, row) for row, cluster in enumerate(measured.case_cluster[at])}
     return e, latest
 
 
-def score(measured: Measured, reference: Reference, counted: Mapping[str, float]) -> tuple[list[ScoredCluster], Latest]:
+def score(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[list[ScoredCluster], Latest]:
     """Every frozen cluster with the evidence of the horizons reached, and its ranks at the longest of them.
 
     A cluster without any horizon reached has no evidence yet and is left out.
     """
-    e, latest = by_horizon(measured, reference, counted)
+    e, latest = by_horizon(measured, reference, scoring)
     running = stats.horizon_e(e, WEIGHTS)[:, -1]
     reached = np.where(np.isnan(e), 0.0, WEIGHTS).sum(axis=1)
     return [
@@ -86,17 +82,17 @@ def judge(
     reference: Reference,
     alpha: float,
     review_alpha: float,
-    counted: Mapping[str, float] | None = None,
+    scoring: Scoring | None = None,
 ) -> list[tuple[Decided, tuple[Signal, ...]]]:
-    """Every cluster with its tier and its waterfall, strongest first. `counted`: None for the signals' own weights."""
-    chosen = weights() if counted is None else counted
+    """Every cluster with its tier and its waterfall, strongest first. `scoring`: None for the standard one."""
+    chosen = standard() if scoring is None else scoring
     scored, latest = score(measured, reference, chosen)
     decided = decide_batch(scored, alpha, review_alpha, len(measured.frozen)) if scored else []
     longest = {int(c): case for case, c in enumerate(measured.case_cluster)}
     rows = []
     for each in decided:
         cluster = int(each.cluster.cluster_id)
-        rows.append((each, waterfall(measured, longest[cluster], latest[cluster], chosen)))
+        rows.append((each, waterfall(measured, longest[cluster], latest[cluster], chosen.weights)))
     return sorted(rows, key=lambda row: (-row[0].cluster.e, row[0].cluster.rank, -row[0].cluster.n_units))
 
 

@@ -1,10 +1,11 @@
 """Which accounts belong to a cluster that was found: those that act like its core.
 
 Sharing the cluster's fingerprints is not enough. A campaign may hide under a template that strangers use as well, and
-they would be named with it. The frozen core has the evidence, so its median member is the measure: an account is named
-if its rate and its share of opened conversations are those of the core, within the core's own spread, and if it did not
-use what links the cluster long before the core did. That is a rule with a measured error (see docs/guard.md), not a
-test with a guaranteed one.
+they would be named with it. The frozen core has the evidence, so it is the measure: an account is named if its rate,
+its share of opened conversations and its rhythm are those of the core, and if it did not use what links the cluster
+long before the core did. Where the core itself is not of one kind, nobody is named: it may be a campaign among
+strangers, and who is who cannot be told. That is a rule with a measured error (see docs/guard.md), not a test with a
+guaranteed one.
 """
 
 from __future__ import annotations
@@ -29,31 +30,59 @@ Words = NDArray[np.uint64]
 Reals = NDArray[np.float64]
 
 MAX_DEVIATION = 4.0
-"""In robust standard deviations of the core."""
-LEAST_SPREAD = {"rate": 0.35, "opening": 0.25}
+"""In standard deviations of the core's denser half."""
+LEAST_SPREAD = {"rate": 0.35, "opening": 0.25, "rhythm": 0.2}
 """In doublings. A core without any spread would leave out members for nothing."""
 MAX_DOUBLINGS = 1.5
 """Whatever the core's spread."""
+LEAST_ALIKE = 0.9
+"""Share of the core that must be named for anybody to be."""
+RHYTHM_H = 6
+"""Hours that are counted together when rhythms are compared."""
 LEAST_EXCHANGES = 3
 EARLY_H = 24
 """An account that used the cluster's texts so long before a quarter of the core did was a customer already."""
 
 
-def like_the_core(rate: Reals, opening: Reals, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def like_the_core(rate: Reals, opening: Reals, counts: Reals, core: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of k candidates act like the core, shape [k].
 
     `rate`: exchanges an hour since the candidate joined. `opening`: share of its exchanges that open a conversation.
-    Deviations are taken in doublings from the core's median, and counted in its median absolute deviation.
+    `counts`: [k, bins] exchanges by time, NaN before it joined. Deviations are taken in doublings from the middle of
+    the core's denser half, and counted in its standard deviations.
     """
-    named = np.ones(rate.size, bool)
     if not core.any():
-        return ~named
-    for name, values in (("rate", np.log2(rate)), ("opening", np.log2(opening + 0.05))):
-        middle = np.median(values[core])
-        spread = 1.4826 * np.median(np.abs(values[core] - middle))
-        allowed = MAX_DEVIATION * max(float(spread), LEAST_SPREAD[name])
-        named &= np.abs(values - middle) <= min(allowed, MAX_DOUBLINGS)
-    return named
+        return np.zeros(rate.size, bool)
+    alike = _near(np.log2(rate), core, "rate") & _near(np.log2(opening + 0.05), core, "opening")
+    unrest = np.log2(_unrest(counts, core & alike) + 0.2)
+    # Steadier than the core is no reason to leave an account out.
+    return alike & ((unrest <= _middle(unrest[core])[0]) | _near(unrest, core, "rhythm"))
+
+
+def _near(values: Reals, core: NDArray[np.bool_], name: str) -> NDArray[np.bool_]:
+    middle, spread = _middle(values[core])
+    allowed = MAX_DEVIATION * max(spread, LEAST_SPREAD[name])
+    return np.abs(values - middle) <= min(allowed, MAX_DOUBLINGS)
+
+
+def _middle(values: Reals) -> tuple[float, float]:
+    """Mean of the shortest interval that holds half of the values, and the standard deviation that a normal law with
+    such an interval has (Andrews et al., Robust estimates of location, 1972: the shorth)."""
+    ordered = np.sort(values)
+    half = ordered.size // 2 + 1
+    widths = ordered[half - 1 :] - ordered[: ordered.size - half + 1]
+    start = int(np.argmin(widths))
+    return float(ordered[start : start + half].mean()), float(widths[start]) / 1.349
+
+
+def _unrest(counts: Reals, alike: NDArray[np.bool_]) -> Reals:
+    """How far each candidate's counts are from the common rhythm of those alike: mean (n - expected)^2 / expected."""
+    there = np.isfinite(counts)
+    seen = np.where(there, counts, 0.0)
+    common = np.where(there, seen[alike].sum(axis=0) + 1e-9, 0.0)
+    expected = seen.sum(axis=1, keepdims=True) * common / np.maximum(common.sum(axis=1, keepdims=True), 1e-9)
+    squares = np.where(there, (seen - expected) ** 2 / (expected + 0.3), 0.0)
+    return squares.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
 
 
 def units_named(engine: Engine, sketch: ir.Table, told: Sequence[Frozen], start_us: int, end_us: int) -> list[Words]:
@@ -97,8 +126,14 @@ def _named(entry: Frozen, rows: pa.Table, start_h: int, end_h: float) -> Words:
     opening = np.bincount(place[counted], rows["n_opening"].to_numpy()[counted], units.size) / np.maximum(n, 1)
     first = _earliest(place, hour, units.size)
     joined_h = np.maximum(_earliest(place[counted], hour[counted], units.size), frozen_h)
-    core = np.isin(units, entry.cluster.units)
-    named = like_the_core((n + 0.5) / np.maximum(end_h - joined_h, 1.0), opening, core & (n > 0))
+    core = np.isin(units, entry.cluster.units) & (n > 0)
+    counts = np.zeros((units.size, int(max(end_h - frozen_h, 0)) // RHYTHM_H + 1))
+    np.add.at(counts, (place[counted], (hour[counted] - frozen_h) // RHYTHM_H), rows["n"].to_numpy()[counted])
+    before = np.arange(counts.shape[1]) <= ((joined_h - frozen_h) // RHYTHM_H)[:, None]
+    counts[before] = np.nan
+    named = like_the_core((n + 0.5) / np.maximum(end_h - joined_h, 1.0), opening, counts, core)
+    if np.count_nonzero(named & core) < LEAST_ALIKE * np.count_nonzero(core):
+        return units[:0]
     began = np.quantile(first[core], 0.25) if core.any() else 0.0
     if began > start_h + EARLY_H:
         named &= first >= began - EARLY_H

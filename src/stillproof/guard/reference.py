@@ -1,14 +1,8 @@
 """The honest clusters that a new one is ranked among, and the rank.
 
-A cluster's signals become bits, bits become one score S, and S is ranked among the scores of honest reference clusters
-of the same class and horizon. Validity rests on that last rank alone. How bits are made, which weight a signal
-has, whether it means anything: all of it may be wrong and costs only power. What the rank needs is
-that an honest cluster of the operator's is exchangeable with the reference clusters of its class, and no more.
-
-The same reference serves twice, for the bits and for the rank, without being split. Were the new cluster put among the
-reference rows and all n + 1 scored alike, its rank would be exactly valid (full conformal prediction: Vovk, Gammerman
-and Shafer, 2005, ch. 2). Here reference rows are scored once, without it, each with a p-value no larger than it would
-have had beside any new cluster: their scores are no smaller, and the new rank's p-value no smaller than the exact one.
+A cluster's signals become one score (`scoring`), and the score is ranked among those of honest reference clusters of
+the same class and horizon. Validity rests on that rank alone. What the rank needs is that an honest cluster of the
+operator's is exchangeable with the reference clusters of its class, and no more.
 """
 
 from __future__ import annotations
@@ -24,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stillproof import stats
 from stillproof.errors import InputError, SchemaError, StorageError
+from stillproof.guard.scoring import Knots, Place, Scores, Scoring, rounded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,9 +27,6 @@ Reals = NDArray[np.float64]
 
 REFERENCE_VERSION = 1
 CLASSES = ("interactive", "automated")
-MAX_BITS = 12.0
-"""Of one signal: a rank among a few thousand says no more, and no one signal may outweigh all others."""
-
 _FIXED = ("cluster_id", "window_id", "horizon_h", "cluster_class", "n_units")
 _KEY = b"stillproof.reference"
 
@@ -66,14 +58,6 @@ class Rows:
     signals: dict[str, Reals]
     groups: NDArray[np.int64]
     n_groups: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """`total` S, shape [m]; `bits` of each signal, shape [m], 0 where unmeasured."""
-
-    total: Reals
-    bits: dict[str, Reals]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +118,7 @@ class Reference:
                 np.asarray(columns["horizon_h"], dtype=np.int32),
                 np.asarray(columns["cluster_class"], dtype=np.str_),
                 np.asarray(columns["n_units"], dtype=np.int32),
-                {name: _single(column) for name, column in columns.items() if name not in _FIXED},
+                {name: rounded(column) for name, column in columns.items() if name not in _FIXED},
                 origin,
             )
         except (TypeError, ValueError) as error:
@@ -157,6 +141,16 @@ class Reference:
     def counts(self) -> dict[tuple[str, int], int]:
         """Groups for each class and horizon: the n that a rank is among."""
         return {(name, hours): self.rows(name, hours).n_groups for name in CLASSES for hours in self.horizons}
+
+    def scale(self) -> dict[Place, Knots]:
+        """How rare each value is among these clusters, by class, horizon and signal; for `Scoring`."""
+        found: dict[Place, Knots] = {}
+        for name in CLASSES:
+            for hours in self.horizons:
+                for signal, column in self.rows(name, hours).signals.items():
+                    if knots := Knots.of(column):
+                        found[name, hours, signal] = knots
+        return found
 
     def without(self, cluster_ids: Sequence[str]) -> Reference:
         """Set findings aside: the reference without these clusters, and with their number added to its origin."""
@@ -237,52 +231,20 @@ def joined(parts: Sequence[Reference]) -> Reference:
     return replace(made, group_by=parts[0].group_by)
 
 
-def _single(values: ArrayLike) -> Reals:
-    """Rounded to single precision, as files hold it: a tie stays a tie."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, np.float64).astype(np.float32).astype(np.float64)
+def score_reference(rows: Rows, cluster_class: str, horizon_h: int, scoring: Scoring) -> Scores:
+    """Scores of the reference rows, shape [n]; a signal that they lack gives 0 bits."""
+    missing = {name: np.full(rows.groups.size, np.nan) for name in scoring.weights if name not in rows.signals}
+    return scoring.of(rows.signals | missing, cluster_class, horizon_h)
 
 
-def bits(values: Mapping[str, ArrayLike], rows: Rows, weights: Mapping[str, float]) -> Scores:
-    """Scores of new clusters among the reference `rows` of their class and horizon.
-
-    `values`: each signal of m clusters, shape [m], larger = less like honest traffic, NaN = unmeasured. `weights`: each
-    signal to be used, and what a bit of it counts. A signal has -log2 of its conformal p-value among measured reference
-    rows, at most MAX_BITS, 0 where unmeasured; S is their weighted sum. A signal that rows lack gives 0 bits. Raises
-    InputError for a signal in `weights` that `values` lack.
-    """
-    if missing := sorted(set(weights) - set(values)):
-        raise InputError("a signal has a weight and no values", missing[0], "give NaN where it was not measured")
-    return _total({name: _bits(_single(values[name]), rows, name, 1.0) for name in weights}, weights)
-
-
-def score_reference(rows: Rows, weights: Mapping[str, float]) -> Scores:
-    """Scores of the reference rows themselves, shape [n]: `bits`, but with a p-value that counts no new cluster, and so
-    never smaller than what any new cluster beside them would leave them. See the module's docstring."""
-    empty = np.full(rows.groups.size, np.nan)
-    return _total({name: _bits(rows.signals.get(name, empty), rows, name, 0.0) for name in weights}, weights)
-
-
-def _bits(values: Reals, rows: Rows, name: str, new: float) -> Reals:
-    out = np.zeros(values.size)
-    reference = rows.signals.get(name)
-    if reference is None:
-        return out
-    known, measured = ~np.isnan(reference), ~np.isnan(values)
-    sizes = np.bincount(rows.groups[known], minlength=max(rows.n_groups, 1))
-    weights = 1.0 / sizes[rows.groups[known]]
-    tail = stats.weighted_tail(values[measured], reference[known], weights)
-    p = (new + tail) / (np.count_nonzero(sizes) + 1)
-    out[measured] = np.minimum(MAX_BITS, -np.log2(p))
-    return out
-
-
-def _total(by_signal: dict[str, Reals], weights: Mapping[str, float]) -> Scores:
-    if not weights:
-        raise InputError("no signal is given a weight", remedy="declare which signals are used")
-    total = np.sum([weights[name] * by_signal[name] for name in sorted(weights)], axis=0)
-    # Equal scores must tie though they were added up differently.
-    return Scores(np.round(total, 9), by_signal)
+def score_new(
+    values: Mapping[str, ArrayLike], rows: Rows, cluster_class: str, horizon_h: int, scoring: Scoring
+) -> Scores:
+    """Scores of m new clusters, to be ranked among those of `rows`. A signal that was measured of none of the rows
+    gives 0 bits: they could not have had any, and the new clusters may have no advantage."""
+    unknown = [name for name in values if np.isnan(rows.signals.get(name, np.zeros(0))).all()]
+    blank = {name: np.full(np.shape(values[name]), np.nan) for name in unknown}
+    return scoring.of({**values, **blank}, cluster_class, horizon_h)
 
 
 def rank(total: ArrayLike, reference_total: ArrayLike, rows: Rows) -> Reals:
@@ -296,13 +258,13 @@ def assess(
     possible: Sequence[Sequence[str]],
     reference: Reference,
     horizon_h: int,
-    weights: Mapping[str, float],
+    scoring: Scoring,
 ) -> Ranked:
     """p- and e-values of m clusters at one horizon.
 
     `possible`: for each cluster the classes that what an operator sees leaves open, one or both of CLASSES. H0 of each:
     the cluster is honest, exchangeable with the reference clusters of one of its possible classes. An ambiguous cluster
-    gets the larger p and the smaller e. Without a reference for a class p = 1 there. Raises InputError as `bits` does.
+    gets the larger p and the smaller e. Without a reference for a class p = 1 there. Raises InputError as `Scoring.of`.
     """
     m = len(possible)
     p: dict[str, Reals] = {}
@@ -311,10 +273,10 @@ def assess(
     scores: dict[str, Scores] = {}
     for name in CLASSES:
         rows = reference.rows(name, horizon_h)
-        scores[name] = bits(values, rows, weights)
+        scores[name] = score_new(values, rows, name, horizon_h, scoring)
         if scores[name].total.shape != (m,):
             raise InputError(f"signals of {scores[name].total.size} clusters, classes of {m}")
-        p[name] = rank(scores[name].total, score_reference(rows, weights).total, rows)
+        p[name] = rank(scores[name].total, score_reference(rows, name, horizon_h, scoring).total, rows)
         sizes[name] = rows.n_groups
         e[name] = stats.rank_e(p[name] * (rows.n_groups + 1), rows.n_groups)
     worst = stats.mondrian(p, possible)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from stillproof.guard.log import has_log, log_files
 from stillproof.guard.naming import accounts_of, units_named
 from stillproof.guard.reference import Reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
-from stillproof.guard.signals import weights
+from stillproof.guard.scoring import standard
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.ties import ties
 from stillproof.progress import OnEvent, ignore
@@ -79,6 +80,9 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
         judged = judge(measured, reference, settings.alpha, settings.review_alpha)
         told = [row for row in judged if row[0].tier != "observe"]
         accounts = _name(engine, sketch, folder, measured, [row[0] for row in told])
+        told = [
+            (named_or_reviewed(each, names), signals) for (each, signals), names in zip(told, accounts, strict=True)
+        ]
         graphs = ties(engine, sketch, [measured.frozen[int(each.cluster.cluster_id)].cluster for each, _ in told])
     run = Run(f"stillproof guard scan {folder.name}", None, stillproof.__version__, None)
     findings = [
@@ -98,6 +102,11 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
         "duration_s": round(time.monotonic() - started_s, 3),
         **_promises(measured, reference, judged, settings),
     }
+
+
+def named_or_reviewed(decided: Decided, accounts: Sequence[object]) -> Decided:
+    """A cluster of which nobody can be named (`naming`) is for a person to look at, whatever its evidence."""
+    return decided if accounts or decided.tier != "would_block" else replace(decided, tier="review")
 
 
 def _name(engine: Engine, sketch: ir.Table, folder: Path, measured: Measured, told: list[Decided]) -> list[list[str]]:
@@ -149,7 +158,7 @@ def _promises(
     least = min((n for n in counts.values() if n), default=0)
     can = resolution(least, max(len(judged), 1), WEIGHTS, settings.alpha)
     told = {int(each.cluster.cluster_id) for each, _ in judged if each.tier != "observe"}
-    drift = drifts(measured, reference, weights(), told)
+    drift = drifts(measured, reference, standard(), told)
     return {
         "gate": None,
         "guarantee": (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stillproof.engine import Engine
 
-HORIZONS_H = (1, 3, 12, 48)
+HORIZONS_H = (1, 3, 12, 48, 168)
 
 
 @dataclass(frozen=True, slots=True)

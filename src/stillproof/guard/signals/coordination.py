@@ -8,6 +8,10 @@ from stillproof.guard.signals.registry import signal
 from stillproof.guard.signals.view import DAY_US, Index, Reals, View, ratio, summed
 
 SHORT_GAP_H = 1 / 6
+QUEUE_SPREAD, CUSTOMER_SPREAD = 0.1, 3.0
+"""Over-dispersion (variance - mean) / mean^2 of the exchange counts of workers on one queue, and of customers."""
+LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""Quantiles of the members' counts that are tried as the rate of a queue."""
 
 
 @signal(
@@ -16,7 +20,7 @@ SHORT_GAP_H = 1 / 6
     unit="-log2 of over-dispersion, upper bound",
     honest_causes="one pipeline under several undeclared accounts; identical scheduled jobs",
     cleared_by="the accounts are declared as one customer",
-    weight=1.1,
+    weight=0.35,
 )
 def evenness(view: View) -> Reals:
     """Honest users of one tool differ in volume by orders of magnitude; a load balancer makes them equal.
@@ -35,6 +39,42 @@ def evenness(view: View) -> Reals:
     variance = (square - mean**2) * ratio(members, members - 1)
     upper = np.maximum(variance, mean) * free / chdtri(free, 0.95)
     return -np.log2(np.maximum(ratio(upper - mean, mean**2), 0) + 0.01)
+
+
+@signal(
+    "one_queue",
+    group="balance",
+    unit="bits",
+    honest_causes="one pipeline under several undeclared accounts; identical scheduled jobs",
+    cleared_by="the accounts are declared as one customer",
+    weight=0.5,
+)
+def one_queue(view: View) -> Reals:
+    """How far the members' counts look like workers on one queue among strangers, rather than like customers alone.
+
+    Sum over members of log2(1/2 + 1/2 q(n) / c(n)), with q and c negative binomial: q around the rate that suits best
+    of LEVELS, c around the mean of all. Unlike `evenness` it grows with the members, and a stranger among them costs a
+    bit at most.
+    """
+    counts = view.by_member("n")
+    bounds = np.searchsorted(view.member_case, np.arange(view.n_cases + 1))
+    value = np.full(view.n_cases, np.nan)
+    for case in range(view.n_cases):
+        own = counts[bounds[case] : bounds[case + 1]]
+        if own.sum() > 0:
+            customers = _log_negative_binomial(own, float(own.mean()), CUSTOMER_SPREAD)
+            rates = np.maximum(np.quantile(own, LEVELS), 0.5)
+            queues = [_log_negative_binomial(own, float(rate), QUEUE_SPREAD) for rate in rates]
+            bits = [np.logaddexp(0, queue - customers).sum() / np.log(2) - own.size for queue in queues]
+            value[case] = max(bits)
+    return value
+
+
+def _log_negative_binomial(n: Reals, mean: float, spread: float) -> Reals:
+    from scipy.special import gammaln
+
+    r = 1 / spread
+    return gammaln(n + r) - gammaln(r) - gammaln(n + 1) + r * np.log(r / (r + mean)) + n * np.log(mean / (r + mean))
 
 
 @signal(
@@ -119,7 +159,6 @@ def _halves(hour: Index, half: Index, n: Reals, horizon_h: int) -> float:
     unit="share",
     honest_causes="a course; a launch; a tool that goes viral",
     cleared_by="the event that brought them",
-    weight=1.0,
 )
 def joint_start(view: View) -> Reals:
     """Largest share of members that first used what links them within one window of 24 hours.

@@ -38,7 +38,6 @@ def never_twice(view: View) -> Reals:
     unit="share",
     honest_causes="unrelated users with unrelated tasks",
     cleared_by="nothing by itself",
-    weight=0.75,
 )
 def complementary(view: View) -> Reals:
     """Distinct prompts over distinct (member, prompt): 1 where the members share one list out among them.
@@ -78,7 +77,6 @@ def many_samples(view: View) -> Reals:
     unit="share",
     honest_causes="calibration research, classifiers built on log-probabilities",
     cleared_by="log-probabilities are switched off for the accounts",
-    weight=0.35,
 )
 def logprobs(view: View) -> Reals:
     """Share of requests for top log-probabilities."""
@@ -95,6 +93,21 @@ def logprobs(view: View) -> Reals:
 def one_setting(view: View) -> Reals:
     """Share of the most frequent sampling parameters."""
     return view.variety["top_params_share"]
+
+
+@signal(
+    "borrowed_reasoning",
+    group="replay",
+    unit="share",
+    honest_causes="a conversation carried on under another account of the same person",
+    cleared_by="the accounts are declared as one customer",
+)
+def borrowed_reasoning(view: View) -> Reals:
+    """Share of requests that send back an encrypted reasoning block which the sender was never given.
+
+    After "Stealing Reasoning Traces from Proprietary LLM APIs" (arXiv 2608.09867).
+    """
+    return ratio(view.variety["n_borrowed"], view.variety["n"])
 
 
 @signal(
@@ -127,7 +140,6 @@ def grading(view: View) -> Reals:
     unit="log2 tokens",
     honest_causes="writing tools",
     cleared_by="nothing by itself",
-    weight=0.4,
 )
 def long_answers(view: View) -> Reals:
     """Tokens of answer and reasoning an exchange."""
@@ -156,7 +168,6 @@ def volume(view: View) -> Reals:
     unit="share",
     honest_causes="a university, an office, a mobile carrier behind one address",
     cleared_by="the organisation behind the network",
-    weight=0.65,
 )
 def shared_network(view: View) -> Reals:
     """1 - distinct networks over members."""
