@@ -3,10 +3,13 @@
     setup           create .venv with everything that the other tasks need
     demo            distil a small model, end to end, into runs/demo
     test            the test suite
-    calibrate       every p-value and interval under its null, with 10,000 simulations instead of 2,000
+    calibrate       every p-value and interval under its null, with 10,000 simulations instead of 2,000; then trace on
+                    innocent students trained here (resumable)
     check           formatting, lint, types and the import contract
     bench-distill   the recipe's job beside TRL's, TRL in a virtual environment of its own
     bench-guard     guard beside four peers, on the same composed worlds
+    bench-trace     trace on guilty students trained here, attacks included (resumable; --scale full for all)
+    bench-weights   trace weights on strangers and on ten kinds of derived models (resumable)
     pin             write constraints.txt anew from pyproject.toml
     clean           remove .venv and caches
 
@@ -82,7 +85,8 @@ def calibrate(words: Sequence[str]) -> int:
     if not ensure(DEV_EXTRAS):
         return 1
     environment = {**offline(), "OMP_NUM_THREADS": "1", "STILLPROOF_CALIBRATION_N": "10000"}
-    return run([python(), "-m", "pytest", "tests/calibration", "-n", str(cores()), *words], environment)
+    failed = run([python(), "-m", "pytest", "tests/calibration", "-n", str(cores())], environment)
+    return run([python(), "-m", "bench.trace.run", "calibrate", *words], environment) or failed
 
 
 def check(words: Sequence[str]) -> int:
@@ -114,6 +118,18 @@ def bench_guard(words: Sequence[str]) -> int:
     if not ensure(RUN_EXTRAS):
         return 1
     return run([python(), "-m", "bench.guard.run", *words], offline())
+
+
+def bench_trace(words: Sequence[str]) -> int:
+    if not ensure(RUN_EXTRAS):
+        return 1
+    return run([python(), "-m", "bench.trace.run", "power", *words], {**offline(), "OMP_NUM_THREADS": "1"})
+
+
+def bench_weights(words: Sequence[str]) -> int:
+    if not ensure(RUN_EXTRAS):
+        return 1
+    return run([python(), "-m", "bench.weights.run", *words], {**offline(), "OMP_NUM_THREADS": "1"})
 
 
 def pin(words: Sequence[str]) -> int:
@@ -153,6 +169,8 @@ TASKS: dict[str, Callable[[Sequence[str]], int]] = {
     "check": check,
     "bench-distill": bench_distill,
     "bench-guard": bench_guard,
+    "bench-trace": bench_trace,
+    "bench-weights": bench_weights,
     "pin": pin,
     "clean": clean,
 }

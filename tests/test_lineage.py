@@ -141,7 +141,7 @@ def card(folder: Path, front: str) -> dict[str, Any]:
         ("license: mit # ours", "mit"),
         ("license:\n- mit", "mit"),
         ("license: [mit]", "mit"),
-        ("license: [mit, apache-2.0]", None),
+        ("license: [mit, apache-2.0]", "mit AND apache-2.0"),
         ("license: other\nlicense_name: qwen-research", "qwen-research"),
         ("license: other", "other"),
         ("license: &a mit", None),

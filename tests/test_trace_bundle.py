@@ -26,8 +26,9 @@ from stillproof.finding import Finding
 from stillproof.teacher import Request, Teacher
 from stillproof.teacher.fake import FakeTeacher
 from stillproof.trace.auditing import AuditFiles, AuditLimits, audit_outputs
-from stillproof.trace.bundle import Sealed, _text, _transcripts, replay, seal, verify
+from stillproof.trace.bundle import _transcripts, replay, seal
 from stillproof.trace.plan import Choices, read_plan, write_plan
+from stillproof.trace.sealing import Sealed, text_of, verify
 from stillproof.trace.tokens import TextToIds
 from stillproof.trace.verdict import Transcript, _tuples
 from stillproof.watermark import MarkKey, Scheme
@@ -330,7 +331,7 @@ def resealed(folder: Path, name: str, change: Callable[[str], str]) -> None:
     if name == "plan.json":
         manifest["plan_id"] = sha256(path.read_bytes()).hexdigest()
     manifest["digest"] = sha256_of({k: v for k, v in manifest.items() if k != "digest"})
-    (folder / "bundle.json").write_text(_text(manifest))
+    (folder / "bundle.json").write_text(text_of(manifest))
 
 
 def first_line_dropped(text: str) -> str:

@@ -13,6 +13,7 @@ from stillproof.errors import ConfigError, CustodyError, InputError, MismatchErr
 from stillproof.watermark import (
     Marker,
     MarkKey,
+    RowPrf,
     Scheme,
     Stream,
     decoy_lanes,
@@ -24,6 +25,7 @@ from stillproof.watermark import (
     score_lanes,
     top_candidates,
     verify_commitment,
+    window_code,
     window_codes,
 )
 
@@ -74,6 +76,25 @@ def test_a_word_is_philox_of_the_whitened_window_and_the_token(
     counter = [(window % 2**32) ^ lane[2], (window >> 32) ^ lane[3], token, int(stream)]
     word = prf_words(lane, np.uint64(window), token, stream)
     assert int(word) == reference_philox(counter, lane[:2])[0]
+
+
+@given(st.lists(words, min_size=4, max_size=4), st.integers(0, 2**64 - 1), st.lists(tokens, min_size=1, max_size=70))
+def test_a_row_of_words_in_one_integer_is_the_same_words(lane: list[int], window: int, ids: list[int]) -> None:
+    row, counters = RowPrf(lane, len(ids)), np.array(ids, dtype=np.int64)
+    for stream in (Stream.MAIN, Stream.SECOND):
+        expected = prf_words(lane, np.uint64(window), counters, stream)
+        assert (row.words(window, counters, int(stream)) == expected).all()
+
+
+@given(st.lists(tokens, min_size=1, max_size=8))
+def test_the_code_of_one_window_is_that_of_many(run: list[int]) -> None:
+    assert window_code(run) == window_codes(run, len(run))[0]
+
+
+@pytest.mark.parametrize("bad", [[], [-1], [3, 2**32 - 1]])
+def test_one_window_of_what_is_no_token_id_is_refused(bad: list[int]) -> None:
+    with pytest.raises(InputError, match="token ids"):
+        window_code(bad)
 
 
 def test_words_broadcast_over_keys_windows_and_tokens() -> None:
@@ -293,6 +314,51 @@ def test_gumbel_marks_leave_the_distribution_as_it_was(top: int, temperature: fl
     expected = np.exp(logits.astype(float) / temperature)
     counts = np.bincount(ids, minlength=40)
     assert scipy_stats.chisquare(counts, expected / expected.sum() * counts.sum()).pvalue > 1e-3
+
+
+def test_over_keys_a_gumbel_mark_is_the_softmax() -> None:
+    # One window, one text so far, 4,000 keys: what a student of many keys would learn is the teacher, and no key.
+    logits = Generator(Philox(12)).normal(0, 1.5, (1, 12)).astype(np.float32)
+    rng, counts = Generator(Philox(13)), np.zeros(12)
+    for _ in range(4000):
+        marker = Marker(MarkKey(Scheme("gumbel", 2, top=6), rng.bytes(32)), rng, temperature=0.8)
+        counts[marker.step(logits, [[3, 4]], [set()])[0]] += 1
+    expected = np.exp(logits[0].astype(float) / 0.8)
+    assert scipy_stats.chisquare(counts, expected / expected.sum() * counts.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("scheme", [GREEN, GUMBEL, Scheme("gumbel", 2, account_share=0.5)], ids=str)
+def test_one_request_alone_is_drawn_as_in_a_batch(scheme: Scheme) -> None:
+    key, logits = MarkKey(scheme, SECRET), Generator(Philox(14)).normal(0, 3, (300, 90)).astype(np.float32)
+    drawn_alone, drawn_twice = [], []
+    for i, row in enumerate(logits):
+        one, two = Marker(key, Generator(Philox(i))), Marker(key, Repeating(i))
+        accounts = ["a"] if scheme.account_share else None
+        drawn_alone += one.step(row[None], [[i, 7]], [set()], accounts).tolist()
+        both = two.step(np.stack([row, row]), [[i, 7]] * 2, [set(), set()], accounts and ["a", "a"])
+        assert both[0] == both[1]
+        drawn_twice.append(int(both[0]))
+    assert drawn_alone == drawn_twice
+
+
+class Repeating(Generator):
+    """Gives both requests of a batch the uniforms that one alone would have."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(Philox(seed))
+
+    def random(self, size: tuple[int, int]) -> np.ndarray:  # pyrefly: ignore[bad-override]
+        return np.repeat(super().random((size[0], 1)), size[1], axis=1)
+
+
+def test_green_marks_spare_the_windows_they_are_told_of() -> None:
+    key, logits = MarkKey(Scheme("green", 1, delta=20.0, top=50), SECRET), np.zeros((400, 50), np.float32)
+    marker = Marker(key, Generator(Philox(15)))
+    ids = np.tile(np.arange(50), (1, 1))
+    green = np.flatnonzero(green_bias(key.lane, np.array([9], np.uint64), ids, key.scheme)[0] > 0)
+    assert np.isin(marker.step(logits, [[9]] * 400, [set() for _ in range(400)]), green).all()
+    spared = np.isin(marker.step(logits, [[9]] * 400, [{9} for _ in range(400)]), green).mean()
+    assert spared == pytest.approx(green.size / 50, abs=0.09)
 
 
 def test_green_marks_favour_green_tokens_and_leave_the_share_of_the_rest_lower() -> None:

@@ -6,7 +6,7 @@ or trace found something, 4 inconclusive, 130 interrupted.
 
     answering.py  do the work, show the result or the error, choose the exit code
     options.py    options that commands share
-    distill.py store.py look.py guard.py trace.py  the commands
+    distill.py store.py look.py guard.py trace.py trace_weights.py  the commands
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from stillproof.cli import look
 from stillproof.cli.answering import GATE_SAID_NO, INTERRUPTED
 from stillproof.cli.answering import answer as _answer
 from stillproof.cli.distill import distill_app
+from stillproof.cli.export import export_finding, grant_app
 from stillproof.cli.guard import guard_app
 from stillproof.cli.options import examples, group
 from stillproof.cli.store import keys_app, serve, store_app
 from stillproof.cli.trace import trace_app
+from stillproof.cli.trace_lineage import register as _register_lineage
+from stillproof.cli.trace_weights import EXAMPLES, weights_command
 
 __all__ = ["GATE_SAID_NO", "INTERRUPTED", "_answer", "app", "main"]
 
@@ -39,9 +42,15 @@ app = group(
 )
 app.add_typer(distill_app, name="distill")
 app.add_typer(guard_app, name="guard")
+_register_lineage(trace_app)
 app.add_typer(trace_app, name="trace")
+trace_app.command("weights", epilog=EXAMPLES)(weights_command)
 app.add_typer(store_app, name="store")
 app.add_typer(keys_app, name="keys")
+app.add_typer(grant_app, name="grant")
+app.command("export", epilog=examples("stillproof export finding.json --export stix --key export.key --out out.json"))(
+    export_finding
+)
 app.command(
     "serve",
     epilog=examples(

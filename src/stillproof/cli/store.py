@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stillproof.cli.answering import Result, answer
 from stillproof.cli.options import AsJson, examples, group
+
+if TYPE_CHECKING:
+    from stillproof.serve.foreground import Proof
+    from stillproof.teacher import Teacher
+    from stillproof.watermark import MarkKey
 
 StoreFolder = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of the store.")]
 KeyFolder = Annotated[Path, typer.Option("--keys", metavar="DIR", help="Folder of the key ring, outside any store.")]
@@ -97,19 +102,77 @@ def serve(
     record: Annotated[
         Path | None, typer.Option("--record", metavar="STORE", help="Store that every answer is kept in.")
     ] = None,
+    twins: Annotated[
+        float,
+        typer.Option("--twins", metavar="SHARE", help="Draw two answers to this share of calls, a coin serves one."),
+    ] = 0.0,
+    cards: Annotated[
+        str | None,
+        typer.Option(
+            "--cards", metavar="all|FILE", help="Plant evidence cards: in all answers, or by a file of scopes."
+        ),
+    ] = None,
+    mark: Annotated[
+        Path | None, typer.Option("--mark", metavar="FILE", help="Mark what local weights say under this key.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", metavar="DIR", help="Key ring with the keys `coins` and `cards`.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", metavar="DIR", help="Folder of the sealed coins, outside the store.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve a teacher on this machine, OpenAI-compatible, until Ctrl-C."""
 
     def work() -> Result:
         from stillproof.config import TeacherConfig
+        from stillproof.errors import ConfigError
         from stillproof.serve.foreground import serve_until_interrupted
         from stillproof.teacher import open_teacher
 
         def announce(url: str) -> None:
             typer.echo(f"serving at {url}; stop with Ctrl-C", err=True)
 
-        teacher = open_teacher(TeacherConfig(kind=kind, model=model))
-        return serve_until_interrupted(teacher, port=port, record=record, on_start=announce)
+        config = TeacherConfig(kind=kind, model=model)
+        key = None if mark is None else _mark_key(mark)
+        proof = _proof(twins, cards, keys, ledger, key)
+        if proof is not None and record is None:
+            raise ConfigError("coins without a record of what was served", "--record", "name a store")
+        if key is None:
+            teacher: Teacher = open_teacher(config)
+        else:
+            from stillproof.serve.marked import open_marked
+
+            teacher = open_marked(config, key)
+        found = serve_until_interrupted(teacher, port=port, record=record, proof=proof, on_start=announce)
+        return {**found, "mark": None if key is None else key.commitment}
 
     answer(work, as_json)
+
+
+def _mark_key(path: Path) -> MarkKey:
+    from stillproof.trace.key_file import read_mark_key
+
+    return read_mark_key(path)
+
+
+def _proof(
+    twins: float, cards: str | None, keys: Path | None, ledger: Path | None, mark: MarkKey | None
+) -> Proof | None:
+    """What is to be tossed; None where neither twins nor cards are asked for, nor a ledger for the mark."""
+    from stillproof.errors import ConfigError
+    from stillproof.serve.foreground import Proof
+    from stillproof.serve.scopes import Scopes, read_scopes
+
+    if not 0 <= twins <= 1:
+        raise ConfigError(f"a share of twins of {twins!r}", "--twins", "give 0 to 1")
+    if not twins and cards is None and ledger is None:
+        return None
+    if keys is None or ledger is None:
+        remedy = "make the keys with `stillproof keys create coins` (and `cards`), then give --keys and --ledger"
+        raise ConfigError("coins need a key ring and a ledger", "--keys, --ledger", remedy)
+    scopes = None if cards is None else Scopes({}) if cards == "all" else read_scopes(Path(cards))
+    repeats = mark is not None and mark.scheme.kind == "gumbel" and mark.scheme.second_share == 0
+    commitment = None if mark is None else mark.commitment
+    return Proof(keys, ledger, twins, scopes, mark=commitment, mark_repeats=repeats)

@@ -9,21 +9,36 @@ import typer
 
 from stillproof.cli.answering import Result, answer
 from stillproof.cli.options import AsJson, examples, group
+from stillproof.cli.trace_work import Asked, outputs_of, plan_of_coins, plan_of_radioactivity, replay_of
 
 if TYPE_CHECKING:
     from stillproof.finding import Decision
 
-KeyFile = Annotated[Path, typer.Option("--key", metavar="FILE", help="Key of the mark; it stays with its owner.")]
+KeyFile = Annotated[
+    Path,
+    typer.Option(
+        "--key", metavar="FILE", help="Key of the mark, or NAME.vN.key of the coins; it stays with its owner."
+    ),
+]
 PlanOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="The plan to write, plan.json.")]
-KIND = "radioactivity"
+TestName = Literal["radioactivity", "twins", "cards"]
+Store = Annotated[
+    Path | None, typer.Option("--served", metavar="STORE", help="twins, cards: store of `serve --record`.")
+]
+LedgerFolder = Annotated[
+    Path | None, typer.Option("--ledger", metavar="DIR", help="twins, cards: ledger of `serve --ledger`.")
+]
 
 trace_app = group(
-    "Prove that a model learned from text that carries your key.",
+    "Prove that a model learned from what you served.",
     examples(
         "stillproof trace key --out key.json",
         "stillproof trace plan --key key.json --tokenizer models/ours --prompts prompts.txt --out plan.json",
         "stillproof trace outputs --suspect models/theirs --plan plan.json --key key.json --out runs/audit",
         "stillproof trace replay runs/audit --key key.json",
+        "stillproof trace plan --test twins --key keys/coins.v1.key --served served --ledger ledger --out twins.json",
+        "stillproof trace outputs --suspect models/theirs --plan twins.json --key keys/coins.v1.key --served served "
+        "--ledger ledger --out runs/twins",
     ),
 )
 
@@ -59,15 +74,36 @@ def _key(
     epilog=examples(
         "stillproof trace plan --key key.json --tokenizer models/ours --prompts prompts.txt --out plan.json",
         "stillproof trace plan --key key.json --tokenizer smollm2 --prompts p.jsonl --stop anytime --out plan.json",
+        "stillproof trace plan --test twins --key keys/coins.v1.key --served served --ledger ledger --out plan.json",
     ),
 )
 def _plan(
     key: KeyFile,
-    tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="DIR", help="Folder or GGUF file of the model that served the text.")
-    ],
-    prompts: Annotated[Path, typer.Option("--prompts", metavar="FILE", help="One a line, or .jsonl with `prompt`.")],
     out: PlanOut,
+    test: Annotated[TestName, typer.Option("--test", help="What the audit tests.")] = "radioactivity",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="DIR", help="radioactivity: folder or GGUF file of the model that served."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="One a line, or .jsonl with `prompt` (cards: and `scope`)."),
+    ] = None,
+    served: Store = None,
+    ledger: LedgerFolder = None,
+    accounts: Annotated[
+        str | None,
+        typer.Option("--accounts", metavar="all|FILE", help="Also test accounts, each, with Holm; pseudonyms in FILE."),
+    ] = None,
+    score: Annotated[
+        Literal["logprobs", "text"], typer.Option("--score", help="twins: the suspect reads both, or answers itself.")
+    ] = "logprobs",
+    primary: Annotated[
+        Literal["sign", "flip", "wilcoxon"] | None, typer.Option("--primary", help="twins, cards: test that decides.")
+    ] = None,
+    min_units: Annotated[
+        int, typer.Option("--min-units", help="twins, cards: fewer pairs or cards decide nothing.")
+    ] = 10,
     alpha: Annotated[float, typer.Option("--alpha", min=1e-300, max=0.5, help="Level of the decision.")] = 1e-3,
     decoys: Annotated[int, typer.Option("--decoys", help="Decoy keys, 10,000 or more.")] = 10_000,
     min_tuples: Annotated[int, typer.Option("--min-tuples", help="Fewer scored tuples decide nothing.")] = 100,
@@ -91,14 +127,31 @@ def _plan(
     """Fix an audit before its first query, and print its id to publish."""
 
     def work() -> Result:
-        from stillproof.trace.key_file import read_mark_key
-        from stillproof.trace.plan import Choices, read_prompts, write_plan
-        from stillproof.trace.tokens import TextToIds
+        if test == "radioactivity":
+            from stillproof.trace.plan import Choices
 
-        chosen = Choices(
+            chosen = Choices(
+                alpha=alpha,
+                n_decoys=decoys,
+                min_tuples=min_tuples,
+                seed=seed,
+                stopping=stop,
+                batch=batch,
+                samples=samples,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                system=system or None,
+                mode=mode,
+                top_logprobs=top_logprobs,
+                accounts=_accounts_of(accounts),
+            )
+            return plan_of_radioactivity(key, tokenizer, prompts, out, chosen)
+        from stillproof.trace.coin_plan import CoinChoices
+
+        coined = CoinChoices(
             alpha=alpha,
-            n_decoys=decoys,
-            min_tuples=min_tuples,
+            primary=primary,
+            min_units=min_units,
             seed=seed,
             stopping=stop,
             batch=batch,
@@ -106,25 +159,10 @@ def _plan(
             max_tokens=max_tokens,
             temperature=temperature,
             system=system or None,
-            mode=mode,
-            top_logprobs=top_logprobs,
+            score=score if test == "twins" else "logprobs",
+            accounts=() if accounts == "all" else _accounts_of(accounts),
         )
-        made, plan_id = write_plan(out, read_mark_key(key), TextToIds(tokenizer).id, read_prompts(prompts), chosen)
-        return {
-            "plan": str(out),
-            "plan_id": plan_id,
-            "commitment": made.commitment,
-            "test": made.test,
-            "mode": made.mode,
-            "tokenizer": made.tokenizer.model_dump(),
-            "prompts": len(made.prompts),
-            "prompts_sha256": made.prompts_sha256,
-            "calls": len(made.prompts) * made.asking.samples,
-            "tokens_at_most": len(made.prompts) * made.asking.samples * made.asking.max_tokens,
-            "alpha": made.alpha,
-            "stopping": made.stopping,
-            "made": made.made.isoformat(),
-        }
+        return plan_of_coins(test, key, (served, ledger), prompts, out, choices=coined)
 
     answer(work, as_json)
 
@@ -144,7 +182,11 @@ def _outputs(
     plan: Annotated[Path, typer.Option("--plan", metavar="FILE", help="Plan of the audit.")],
     key: KeyFile,
     out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Folder of the evidence.")],
-    test: Annotated[Literal["radioactivity"], typer.Option("--test", help="Test that the plan fixed.")] = KIND,
+    test: Annotated[
+        TestName | None, typer.Option("--test", help="Test that the plan fixed; another is refused.")
+    ] = None,
+    served: Store = None,
+    ledger: LedgerFolder = None,
     model: Annotated[str, typer.Option("--model", help="Name of the model at the endpoint.")] = "",
     api_key_env: Annotated[
         str, typer.Option("--api-key-env", metavar="NAME", help="Environment variable of the endpoint's key.")
@@ -173,19 +215,13 @@ def _outputs(
     """
 
     def work() -> Result:
-        from stillproof.progress import renderer
-        from stillproof.teacher import open_teacher
-        from stillproof.trace.auditing import AuditFiles, AuditLimits, audit_outputs
+        from stillproof.trace.auditing import AuditLimits
         from stillproof.trace.suspect import suspect_config
 
         config = suspect_config(suspect, model=model, api_key_env=api_key_env, requests_per_minute=requests_per_minute)
-        files = AuditFiles(plan, key, out, tokenizer)
         limits = AuditLimits(plan_id, max_calls, if_exists == "resume", reveal_key)
-        with renderer() as on_event:
-            finding, sealed = audit_outputs(lambda: open_teacher(config), files, limits, on_event)
-        typer.echo(f"sealed in {out}; publish the bundle's digest {sealed.digest}", err=True)
-        found = {"bundle": str(out), "bundle_sha256": sealed.digest, "plan_id": sealed.manifest["plan_id"]}
-        return {**finding.to_json(), **found}
+        asked = Asked(plan, key, out, tokenizer, served, ledger)
+        return outputs_of(config, asked, limits, test)
 
     answer(work, as_json, exit_code_of_finding)
 
@@ -216,18 +252,24 @@ def _replay(
     """
 
     def work() -> Result:
-        from stillproof.trace.bundle import replay
-
-        done = replay(bundle, key, bundle_sha256=bundle_sha256, tokenizer=tokenizer)
-        how = "bit for bit" if done.exact else "up to rounding, by other software or another processor"
-        typer.echo(f"replayed {how}; digest of the bundle {done.sealed.digest}", err=True)
-        found = {"bundle": str(bundle), "bundle_sha256": done.sealed.digest, "plan_id": done.sealed.manifest["plan_id"]}
-        return {**done.finding.to_json(), **found, "replayed": how, "same_software": done.same_software}
+        return replay_of(bundle, key, bundle_sha256, tokenizer)
 
     answer(work, as_json, exit_code_of_finding)
+
+
+def _accounts_of(accounts: str | None) -> tuple[str, ...] | None:
+    if accounts is None:
+        return None
+    from stillproof.trace.plan import read_accounts
+
+    return read_accounts(accounts)
 
 
 def exit_code_of_finding(result: Result) -> int:
     from stillproof.finding import EXIT_CODES
 
+    told = [result, *cast("list[Result]", result.get("accounts_tested") or [])]
+    decisions = {cast("Decision", one["decision"]) for one in told}
+    if "found" in decisions:
+        return EXIT_CODES["found"]
     return EXIT_CODES[cast("Decision", result["decision"])]

@@ -111,7 +111,7 @@ def _front_matter(
     teacher = manifest.parents[0]
     datasets = [name.removeprefix("hub:") for name, _ in sources if name.startswith("hub:")]
     front: dict[str, object] = {
-        **_licence(manifest.parents, owed),
+        **licence_keys(manifest.parents, owed),
         **_base_model(init),
         "distilled_from": [{"model": teacher.model, "digest": teacher.digest, "weights": teacher.weights}],
         "library_name": "transformers",
@@ -123,7 +123,7 @@ def _front_matter(
     return "\n".join(f"{key}: {json.dumps(_plain_tree(value), ensure_ascii=False)}" for key, value in front.items())
 
 
-def _licence(parents: Sequence[lineage.Parent], owed: Owed) -> dict[str, str]:
+def licence_keys(parents: Sequence[lineage.Parent], owed: Owed) -> dict[str, str]:
     """The card's licence keys: the strictest of all parents' licences, 'other' where two bind or a grant carries it."""
     verdicts = [parent.verdict for parent in parents]
     if any(row["decision"] in ("unknown", "deny") for row in verdicts):

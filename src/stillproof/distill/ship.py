@@ -5,6 +5,8 @@
     stillproof.json         manifest with the SHA-256 of every file (see lineage.py)
     stillproof_config.json  the resolved config
     data_order.*            the order in which the data were seen
+    bom.cdx.json            CycloneDX 1.7 ML-BOM
+    model.sig, model.pub    signature over every file, where a key is given
     LICENSE*, NOTICE, ...   what the parents' terms oblige the student to carry
 
 The folder appears whole or not at all. Names and texts that come from outside are escaped in the card.
@@ -12,23 +14,38 @@ The folder appears whole or not at all. Names and texts that come from outside a
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stillproof import lineage, terms
 from stillproof.config import dump
-from stillproof.distill.card import CONFIG_FILE, Owed, Start, card, plain, public_name
+from stillproof.distill.card import CONFIG_FILE, Owed, Start, card, licence_keys, plain, public_name
 from stillproof.errors import ConfigError, InputError, OutputExistsError, StorageError
+from stillproof.lineage.bom import BOM, ml_bom
+from stillproof.lineage.merkle import root_of
+from stillproof.lineage.signature import sign_folder
 from stillproof.teacher.gguf import quiet
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from stillproof.teacher import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanges:
+    """What was learned from, in data order, and the secret that hides it in the manifest's root."""
+
+    contents: Sequence[str]
+    """Content hash of each exchange (`exchange.content_hash`)."""
+    salt_key: bytes
+    """32 random bytes; keep them outside the shipped folder: with them single exchanges can be proved."""
 
 
 class Saveable(Protocol):
@@ -51,12 +68,16 @@ def ship(
     data: Mapping[str, Any],
     data_order: Path,
     created: datetime,
+    exchanges: Exchanges | None = None,
+    signing_key: Path | None = None,
 ) -> Path:
     """Write the student's folder at `out`, which must not exist, and return it.
 
     identity, verdict: the teacher and the answer of `terms.ask` about it. init: None for random first weights.
     retention: numbers under `kl_student_nats` and so on, each with `<key>_interval: [low, high]`; None where absent.
     data: `sources` (texts, or mappings with `name` and `digest`), `n_tokens`, `n_documents`.
+    exchanges: what was learned from, for the root over it in the manifest; None: no root.
+    signing_key: PEM file of the P-256 key that signs the folder; None leaves it unsigned (`stillproof trace sign`).
     Raises TermsError where the terms do not carry the student, ConfigError for a name that a duty forbids,
     OutputExistsError, and StorageError where the disk refuses; then `out` is as it was.
     """
@@ -91,10 +112,13 @@ def ship(
             data_order={"file": order_file, "sha256": lineage.file_sha256(data_order)},
             retention=retention,
             files={},
-            extra={},
+            extra={} if exchanges is None else {"exchanges": root_of(exchanges.salt_key, exchanges.contents)},
         )
         (building / "README.md").write_text(card(manifest, owed, states, init), encoding="utf-8")
+        _write_bom(building, manifest, owed)
         lineage.write_manifest(building, manifest)
+        if signing_key is not None:
+            sign_folder(building, signing_key, name=out.name)
         _sync(building)
         os.rename(building, out)
     except OSError as error:
@@ -106,6 +130,13 @@ def ship(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return out
+
+
+def _write_bom(folder: Path, manifest: lineage.Manifest, owed: Owed) -> None:
+    licence = licence_keys(manifest.parents, owed)
+    named = licence.get("license_name") or licence["license"]
+    row = ml_bom(manifest, lineage.files_of(folder), named)
+    (folder / BOM).write_text(json.dumps(row, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 # --- duties ---------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from stillproof import allocator
 from stillproof.config import DistillConfig
 from stillproof.distill.run_folder import Run, write_json
 from stillproof.errors import InputError, StillproofError, StorageError
-from stillproof.exchange import sha256_of
+from stillproof.exchange import content_hash, sha256_of
 from stillproof.lineage import version
 from stillproof.progress import Event
 from stillproof.store import Store
@@ -118,7 +118,8 @@ def eval_stage(run: Run) -> dict[str, Any]:
 
 def ship_stage(run: Run) -> dict[str, Any]:
     """The student as a folder that transformers loads. Raises InputError where it was not evaluated."""
-    from stillproof.distill.ship import ship
+    from stillproof.distill.ship import Exchanges, ship
+    from stillproof.store.pseudonym import create_key, read_key
 
     measured = run.out / "retention.json"
     if not measured.exists():
@@ -126,6 +127,9 @@ def ship_stage(run: Run) -> dict[str, Any]:
     folder = run.out / "student"
     shutil.rmtree(folder, ignore_errors=True)
     train = run.parted.train
+    # Beside the student, never in it: with it single exchanges can be proved, and tried.
+    salt = run.out / "exchanges_salt.key"
+    salt_key = read_key(salt) if salt.exists() else create_key(salt)
     ship(
         run.trained("train"),
         run.tokenizer,
@@ -144,6 +148,7 @@ def ship_stage(run: Run) -> dict[str, Any]:
         },
         data_order=_data_order(run),
         created=datetime.now(UTC),
+        exchanges=Exchanges([content_hash(item) for item in run.text(train.items)], salt_key),
     )
     return {"student_dir": str(folder)}
 

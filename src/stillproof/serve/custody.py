@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 KEY_BYTES = 32
+_MAX_OPENING_BYTES = 64 << 10
 FIRST_LINE: str = "0" * 64
 
 
@@ -63,10 +64,11 @@ class Opening:
 def opens(opening: Opening, commitment: Commitment) -> bool:
     """Whether an opening is that of a commitment. For strangers: needs no key ring."""
     fits = (opening.name, opening.version) == (commitment.name, commitment.version)
-    return fits and secrets.compare_digest(_committed(opening), commitment.commitment)
+    return fits and secrets.compare_digest(committed(opening), commitment.commitment)
 
 
-def _committed(opening: Opening) -> str:
+def committed(opening: Opening) -> str:
+    """The commitment that an opening opens."""
     return sha256_of(["stillproof.commitment.1", opening.name, opening.version, opening.nonce, opening.key])
 
 
@@ -130,7 +132,7 @@ class KeyRing:
                 if (line.name, line.version) == (opening.name, opening.version):
                     return line
             created = self._clock().astimezone(UTC).isoformat(timespec="seconds")
-            line = Commitment(opening.name, opening.version, _committed(opening), created, self.head())
+            line = Commitment(opening.name, opening.version, committed(opening), created, self.head())
             append_line(self._commitments_path, canonical_json(asdict(line)))
             return line
         finally:
@@ -200,6 +202,16 @@ class KeyRing:
 
 
 _RESTORE = "restore the file from a backup; what was published stays valid evidence"
+
+
+def read_opening(path: Path) -> Opening:
+    """The opening in a key file, a key ring's or one that was shown. Raises CustodyError where it is none."""
+    if path.is_file() and path.stat().st_size <= _MAX_OPENING_BYTES:
+        opening = _read_opening(path)
+        if opening is not None and isinstance(opening.name, str) and isinstance(opening.version, int):
+            return opening
+    # What stands there is not repeated: it may be a secret.
+    raise CustodyError("not a key of a key ring", str(path), "give NAME.vN.key of the ring that served")
 
 
 def _read_opening(path: Path) -> Opening | None:
@@ -277,6 +289,7 @@ def replace_owner_only(path: Path, text: str) -> None:
 def append_line(path: Path, line: str) -> None:
     """Add a line, durable when it returns; a torn last line of an earlier crash is cut off first."""
     with refusing(path):
+        new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _cut_torn_line(descriptor)
@@ -285,7 +298,8 @@ def append_line(path: Path, line: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        sync_folder(path.parent)
+        if new:
+            sync_folder(path.parent)
 
 
 def _write(path: Path, text: str) -> None:

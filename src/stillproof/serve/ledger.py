@@ -33,6 +33,7 @@ from stillproof.store.lock import Lock
 WORD_BITS = 64
 MAX_SIDES = 1 << 32
 COIN = "coin"
+LEDGER_FILE = "ledger.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ class Ledger:
 
     @property
     def _path(self) -> Path:
-        return self.folder / "ledger.jsonl"
+        return self.folder / LEDGER_FILE
 
     def _time(self) -> str:
         return self._clock().astimezone(UTC).isoformat(timespec="microseconds")
@@ -195,19 +196,24 @@ class Ledger:
             raise StorageError("the ledger is closed", str(self.folder), "open it again")
 
     def _read(self) -> Iterator[Entry]:
-        if not self._path.exists():
-            return
-        require_owner_only(self._path)
-        with refusing(self._path):
-            data = self._path.read_bytes()
-        # A last line without its end was never returned to anyone; the next append cuts it off.
-        for number, raw in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
-            try:
-                yield Entry(**json.loads(raw))
-            except (ValueError, TypeError) as error:
-                raise CustodyError(
-                    "not a ledger entry", f"{self._path}:{number}", "restore the file from a backup"
-                ) from error
+        return read_entries(self.folder)
+
+
+def read_entries(folder: Path) -> Iterator[Entry]:
+    """Everything a ledger recorded, in that order; needs no key, and takes no lock. Raises CustodyError where others
+    may read it, or a line is no entry."""
+    path = folder / LEDGER_FILE
+    if not path.exists():
+        return
+    require_owner_only(path)
+    with refusing(path):
+        data = path.read_bytes()
+    # A last line without its end was never returned to anyone; the next append cuts it off.
+    for number, raw in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            yield Entry(**json.loads(raw))
+        except (ValueError, TypeError) as error:
+            raise CustodyError("not a ledger entry", f"{path}:{number}", "restore the file from a backup") from error
 
 
 def _line(entry: Entry) -> str:

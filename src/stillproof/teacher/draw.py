@@ -55,6 +55,20 @@ def drawn(logits: torch.Tensor, rule: Rule, u: torch.Tensor) -> torch.Tensor:
     return ids.gather(-1, _inverse(probabilities, u)[:, None])[:, 0]
 
 
+def kept(logits: torch.Tensor, rule: Rule) -> torch.Tensor:
+    """Logits [B, V], -inf where top_k or top_p of the rule leaves a token out."""
+    if rule.top_k is None and rule.top_p is None:
+        return logits
+    k = min(rule.top_k or logits.shape[-1], logits.shape[-1])
+    top, ids = torch.topk(logits, k, sorted=True)
+    if rule.top_p is not None:
+        probabilities = torch.softmax(top / rule.temperature, -1)
+        out = probabilities.cumsum(-1) - probabilities >= rule.top_p
+        out[:, 0] = False
+        top = top.masked_fill(out, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter(-1, ids, top)
+
+
 def _inverse(probabilities: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     cumulative = probabilities.to(u.dtype).cumsum(-1)
     aim = u[:, None] * cumulative[:, -1:]
@@ -78,7 +92,7 @@ class Draw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         logits = scores.float()
-        ids = drawn(logits, self._rule, self._u[:, len(self._ids)])
+        ids = self.choose(input_ids, logits, len(self._ids))
         norm = torch.logsumexp(logits, -1, keepdim=True)
         self._ids.append(ids)
         self._logprobs.append((logits.gather(-1, ids[:, None]) - norm)[:, 0])
@@ -88,6 +102,10 @@ class Draw(LogitsProcessor):
             self._top_logprobs.append(top - norm)
         forced = torch.full_like(scores, -torch.inf)
         return forced.scatter_(-1, ids[:, None], 0.0)  # type: ignore[return-value]
+
+    def choose(self, input_ids: torch.Tensor, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """The next ids [B], from all ids so far [B, T] and logits [B, V]."""
+        return drawn(logits, self._rule, self._u[:, step])
 
     @property
     def ids(self) -> list[list[int]]:

@@ -36,9 +36,11 @@ from stillproof.teacher.weights import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stillproof.config import TeacherConfig
+    from stillproof.teacher.draw import Draw
 
 __all__ = [
     "LocalTeacher",
@@ -263,24 +265,32 @@ class LocalTeacher:
         top_k = sampling.top_k if sampling.top_k is not None else own.top_k
         return Rule(1.0 if temperature is None else temperature, top_k or None, None if top_p == 1 else top_p)
 
+    def _seed_of(self, request: Request) -> int:
+        return self._seed if request.sampling.seed is None else request.sampling.seed
+
+    def _draw(self, prompts: Sequence[_Prompt], u: torch.Tensor, sampling: Sampling) -> Draw:
+        """How the tokens of a batch are drawn. The seam for a teacher that marks them."""
+        from stillproof.teacher.draw import Draw
+
+        return Draw(self._rule(sampling), u, sampling.top_logprobs or 0)
+
     def _batch(self, prompts: list[_Prompt], sampling: Sampling) -> Iterator[Exchange]:
         import numpy as np
         import torch
 
-        from stillproof.teacher.draw import Draw, uniforms
+        from stillproof.teacher.draw import uniforms
 
         began = time.monotonic()
         longest = max(len(prompt.ids) for prompt in prompts)
         max_new = sampling.max_tokens or DEFAULT_MAX_TOKENS
-        rows = []
-        for prompt in prompts:
-            own = prompt.request.sampling.seed
-            rows.append(uniforms(self._seed if own is None else own, prompt.ids, prompt.request.sample, max_new))
+        rows = [
+            uniforms(self._seed_of(prompt.request), prompt.ids, prompt.request.sample, max_new) for prompt in prompts
+        ]
         device = self._model.device
         u = torch.from_numpy(np.stack(rows))
         # Apple's GPU has no float64.
         u = u.to(device, torch.float32 if device.type == "mps" else torch.float64)
-        draw = Draw(self._rule(sampling), u, sampling.top_logprobs or 0)
+        draw = self._draw(prompts, u, sampling)
         self._generate(prompts, longest, max_new, draw, sampling.stop or ())
         top = (draw.top_ids, draw.top_logprobs) if sampling.top_logprobs else None
         latency_s = time.monotonic() - began

@@ -192,10 +192,8 @@ class OpenAITeacher:
         """One HTTP call: an exchange, or the fault that may pass. Settles the budget for an exchange."""
         import openai
 
-        began = time.monotonic()
         try:
-            raw = self._clients[url].chat.completions.with_raw_response.create(**self._body(request, key))
-            answer = _parsed(raw.http_response.content)
+            return self._sent(request, key, url, cost)
         except openai.APIStatusError as error:
             return self._refused(request, url, error, cost)
         except openai.APITimeoutError:
@@ -204,6 +202,13 @@ class OpenAITeacher:
             return _Passing(f"the connection broke: {error.__cause__ or error}", None, True)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             return _Passing(f"the answer is no chat completion ({type(error).__name__}), or broke off", None, True)
+
+    def _sent(self, request: Request, key: str, url: str, cost: Cost) -> Exchange:
+        """The call itself. Raises what the package raises, and ValueError, LookupError, TypeError or AttributeError for
+        an answer that is none."""
+        began = time.monotonic()
+        raw = self._clients[url].chat.completions.with_raw_response.create(**self._body(request, key))
+        answer = _parsed(raw.http_response.content)
         self._budget.settle(cost, _true_cost(answer, cost))
         wants_tokens = request.sampling.top_logprobs is not None
         return replace(

@@ -28,6 +28,7 @@ from stillproof.terms.grant import SCOPE, Grant, read_grant
 from stillproof.terms.records import Clause, Decision, Duty, TermsRecord, read_licence, records, text_digest
 
 __all__ = [
+    "STRICTNESS",
     "Clause",
     "Duty",
     "Grant",
@@ -43,7 +44,8 @@ __all__ = [
     "text_digest",
 ]
 
-_STRICTNESS: dict[Decision, int] = {"allow": 0, "allow_with_duties": 1, "unknown": 2, "deny": 3}
+STRICTNESS: dict[Decision, int] = {"allow": 0, "allow_with_duties": 1, "unknown": 2, "deny": 3}
+"""How strict a decision is; of several, the strictest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def require(verdict: Verdict) -> None:
 
 def strictest(verdicts: list[Verdict]) -> Verdict:
     """The strictest of some verdicts, deny first: a student inherits from all its parents."""
-    return max(verdicts, key=lambda verdict: _STRICTNESS[verdict.decision])
+    return max(verdicts, key=lambda verdict: STRICTNESS[verdict.decision])
 
 
 def host_of(provider: str) -> str:

@@ -9,11 +9,16 @@ tokens.py         a suspect's text as ids of the marked vocabulary
 suspect.py        asking, each answer on disk before the next
 verdict.py        from transcripts to a Finding
 bundle.py         the evidence as a folder that a stranger replays
+sealing.py        the digests of such a folder, whatever its test
 auditing.py       the steps of one audit, plan to bundle
 flips.py          p-values of coins: signs, sign-flips, signed ranks, however small
 pairs.py          twins as the ledger keeps them, and which pairs may be tested
 twins.py          does the suspect prefer what was served to what a coin kept back?
 cards.py          does it prefer the forms that were planted?
+served.py         twins and cards out of store and ledger: all but the coins, and the coins
+coin_plan.py, coin_verdict.py, coin_bundle.py, coin_audit.py    the same steps for audits by twins or cards
+reading.py        suspects that say how likely a text given to them is
+weights/          do the weights of two models have a common origin?
 
-Twins and cards are for programs so far: nothing draws them while serving, and `trace outputs` tests radioactivity only.
+Twins are drawn and cards planted by `stillproof.serve.coined`.
 """

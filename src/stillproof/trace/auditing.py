@@ -11,9 +11,10 @@ from stillproof.exchange import Exchange
 from stillproof.finding import Finding
 from stillproof.progress import OnEvent, ignore
 from stillproof.teacher import Request, Teacher
-from stillproof.trace.bundle import Sealed, seal
+from stillproof.trace.bundle import seal
 from stillproof.trace.key_file import read_mark_key
 from stillproof.trace.plan import Plan, check_key, read_plan
+from stillproof.trace.sealing import Sealed
 from stillproof.trace.suspect import Interview
 from stillproof.trace.tokens import TextToIds, open_tokenizer
 from stillproof.trace.verdict import Transcript, Watch, transcript_of

@@ -1,4 +1,4 @@
-"""Twins: two exchangeable answers to one prompt, and the coin that chose which of them was served.
+"""Which twins may be tested, and how a suspect's preference between the two is scored. The records: `serve/twins.py`.
 
 The coin is the only difference between the two that a test may rest on, so everything else that could make them differ
 is refused here, and which pairs are kept is decided by `blind`, which does not see the coin.
@@ -8,105 +8,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
 
 from stillproof.errors import ConfigError, InputError
+from stillproof.serve.twins import PURPOSE, Candidate, Processing, Twin, twins_in
 
-if TYPE_CHECKING:
-    from stillproof.serve import Entry
-
-PURPOSE = "twin"
-"""Of the coin in the ledger, and the kind of the note beside it."""
+__all__ = [
+    "PURPOSE",
+    "Blind",
+    "Candidate",
+    "Door",
+    "Processing",
+    "Twin",
+    "blind",
+    "likeness",
+    "mean_logprob",
+    "twins_in",
+]
 
 _EQUAL_SHARE = 0.5
 """More pairs than this with equal answers, and no draw was free."""
-
-
-@dataclass(frozen=True, slots=True)
-class Processing:
-    """All that happens between a prompt and an answer. Two candidates must share all of it."""
-
-    model: str
-    engine: str
-    temperature: float | None
-    """None: the model's default, above 0."""
-    mark: str | None = None
-    """Commitment of the watermark's key; None where unmarked."""
-    mark_repeats: bool = False
-    """The mark leaves the draw no freedom, as Gumbel's under a single key: one prompt, one answer."""
-    max_tokens: int | None = None
-    cut: str = ""
-    """What was done to the text after it was drawn: stop sequences, filters, tool results, the card fixed first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One of the two answers."""
-
-    text: str
-    nonce: str
-    """What its draw was seeded with: its own."""
-    processing: Processing
-    cached: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Twin:
-    """A pair, in the order drawn, and the coin that served one of them."""
-
-    id: str
-    """Of the exchange that was served."""
-    account: str
-    """Pseudonym."""
-    prompt: str
-    """Digest of everything that the answer answers."""
-    family: str
-    """Prompts alike share one; decided by prompts alone."""
-    candidates: tuple[Candidate, Candidate]
-    coin: int
-    """0 or 1: which was served."""
-    conversation: str | None = None
-    turn: int = 0
-
-    def note(self) -> dict[str, Any]:
-        """What the ledger notes before the coin is tossed: all but the coin, and the id, which it is filed under."""
-        row = asdict(self)
-        del row["id"], row["coin"]
-        return row
-
-
-def twins_in(entries: Iterable[Entry]) -> list[Twin]:
-    """The twins of a ledger, in the order of their coins. Raises InputError for a coin without its candidates or
-    candidates without their coin, a coin that has not two sides, and a note of another shape."""
-    notes: dict[str, Mapping[str, Any]] = {}
-    coins: dict[str, int] = {}
-    for entry in entries:
-        if entry.kind == PURPOSE:
-            notes[entry.id] = entry.value
-        elif entry.kind == "coin" and entry.purpose == PURPOSE:
-            if entry.n != 2:
-                raise InputError(f"a coin of {entry.n} sides chose between two answers", entry.id, "toss with n = 2")
-            coins[entry.id] = int(entry.value)
-    for alone in sorted(notes.keys() ^ coins.keys()):
-        raise InputError("a twin without its coin, or a coin without its twin", alone, "note, toss, then answer")
-    return [_twin(name, notes[name], coin) for name, coin in coins.items()]
-
-
-def _twin(name: str, note: Mapping[str, Any], coin: int) -> Twin:
-    try:
-        values = dict(note)
-        first, second = (_candidate(row) for row in values.pop("candidates"))
-        return Twin(id=name, coin=coin, candidates=(first, second), **values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not the note of a twin: {error}", name, "write it with Twin.note") from error
-
-
-def _candidate(row: Mapping[str, Any]) -> Candidate:
-    values = dict(row)
-    processing = Processing(**values.pop("processing"))
-    return Candidate(processing=processing, **values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
@@ -30,6 +30,8 @@ from stillproof.watermark import MarkKey, Scheme, verify_commitment
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Stopping = Literal["all", "anytime"]
+
+P = TypeVar("P", bound=Section)
 
 PLAN_FORMAT = "stillproof-trace-plan/1"
 MAX_PLAN_BYTES = 256 << 20
@@ -88,6 +90,8 @@ class Plan(Section):
     otherwise after the last prompt."""
     batch: Annotated[int, Field(ge=1)]
     """Calls between two looks of an anytime audit."""
+    accounts: tuple[str, ...] | None = None
+    """Pseudonyms that get a finding each, under their sub-keys; None tests no account by itself."""
 
     @model_validator(mode="after")
     def _is_sound(self) -> Plan:
@@ -101,6 +105,10 @@ class Plan(Section):
             raise ValueError("open mode, and it alone, asks for top_logprobs")
         if self.mode == "open" and self.stopping != "all":
             raise ValueError("stopping: an anytime audit is of closed mode")
+        if self.accounts is not None and (self.stopping != "all" or self.scheme.account_share == 0):
+            raise ValueError("accounts: they need a key with account_share above 0, and stopping 'all'")
+        if self.accounts is not None and not 0 < len(set(self.accounts)) == len(self.accounts):
+            raise ValueError("accounts: name each once")
         return self
 
     @property
@@ -149,6 +157,7 @@ class Choices:
     mode: Mode = "closed"
     top_logprobs: int = 20
     """In open mode."""
+    accounts: tuple[str, ...] | None = None
 
 
 def write_plan(
@@ -167,10 +176,15 @@ def write_plan(
     """
     chosen = choices or Choices()
     _check_prompts(prompts)
+    raw = dump(_plan(key, tokenizer, tuple(prompts), chosen, made or datetime.now(UTC))).encode()
+    return write_new_plan(path, raw, Plan)
+
+
+def write_new_plan(path: Path, raw: bytes, kind: type[P]) -> tuple[P, str]:
+    """A sound plan, in a new file, and its id. Raises OutputExistsError, ConfigError that names every fault."""
     if path.suffix != ".json":
         raise ConfigError("a plan is a .json file", str(path), "name it plan.json")
-    raw = dump(_plan(key, tokenizer, tuple(prompts), chosen, made or datetime.now(UTC))).encode()
-    plan = _parsed(raw, path)
+    plan = parsed_plan(raw, path, kind)
     if path.exists():
         raise OutputExistsError("is there already", str(path), "a plan is never changed: name a new file")
     with refusing(path):
@@ -205,11 +219,18 @@ def _plan(key: MarkKey, tokenizer: TokenizerId, prompts: tuple[str, ...], chosen
         seed=chosen.seed,
         stopping=chosen.stopping,
         batch=chosen.batch,
+        accounts=chosen.accounts,
     )
 
 
 def read_plan(path: Path, *, plan_id: str | None = None) -> tuple[Plan, str]:
     """A plan and its id. Raises ConfigError for what is no plan, MismatchError where its id is not `plan_id`."""
+    raw, found = plan_bytes(path, plan_id)
+    return parsed_plan(raw, path, Plan), found
+
+
+def plan_bytes(path: Path, plan_id: str | None) -> tuple[bytes, str]:
+    """The bytes of a plan and their digest. Raises MismatchError where that is not `plan_id`, InputError."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -221,12 +242,13 @@ def read_plan(path: Path, *, plan_id: str | None = None) -> tuple[Plan, str]:
         raise MismatchError(
             f"the plan is not the one of that id: its own is {found}", str(path), "audit with the plan as it was made"
         )
-    return _parsed(raw, path), found
+    return raw, found
 
 
-def _parsed(raw: bytes, path: Path) -> Plan:
+def parsed_plan(raw: bytes, path: Path, kind: type[P]) -> P:
+    """Raises ConfigError that names every fault."""
     try:
-        return Plan.model_validate_json(raw)
+        return kind.model_validate_json(raw)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}".lstrip(": ") for item in error.errors()]
         raise ConfigError(
@@ -239,6 +261,17 @@ def check_key(plan: Plan, key: MarkKey) -> None:
     verify_commitment(key, plan.commitment)
     if Scheme(**plan.scheme.model_dump()) != key.scheme:
         raise MismatchError("the plan's scheme is not the key's", plan.commitment[:16], "write the plan again")
+
+
+def read_accounts(path: str) -> tuple[str, ...]:
+    """Pseudonyms of a file, one a line. Raises InputError."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"accounts cannot be read: {error}", path, "give a file of pseudonyms, one a line") from None
+    if not lines:
+        raise InputError("no account is named", path, "name one pseudonym a line")
+    return tuple(lines)
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from stillproof.store.lock import Lock
 from stillproof.teacher import Request, Teacher
 
 if TYPE_CHECKING:
+    from stillproof.trace.coin_plan import CoinPlan
     from stillproof.trace.plan import Plan
 
 PLAN_FILE, ANSWERS_FILE, BEGUN_FILE, LOCK_FILE = "plan.json", "answers.jsonl", "begun.json", "lock"
@@ -69,7 +70,7 @@ class Interview:
     Use it as a context manager. One process at a time.
     """
 
-    def __init__(self, folder: Path, plan: Plan, plan_id: str, plan_bytes: bytes, *, resume: bool) -> None:
+    def __init__(self, folder: Path, plan: Plan | CoinPlan, plan_id: str, plan_bytes: bytes, *, resume: bool) -> None:
         """Begin, or go on where `resume`. Raises OutputExistsError where an audit is there (or is sealed),
         MismatchError where it was begun with another plan."""
         self.folder, self.plan = folder, plan

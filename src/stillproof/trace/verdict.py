@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from stillproof.exchange import Exchange
 from stillproof.finding import Check, Finding, Run
 from stillproof.trace.evidence import Reading, Tuples, closed_tuples, open_tuples
 from stillproof.trace.plan import check_key
-from stillproof.trace.radioactivity import AnytimeAudit, find_mark
+from stillproof.trace.radioactivity import AnytimeAudit, find_accounts, find_mark
 
 if TYPE_CHECKING:
     from stillproof.teacher import Request
@@ -105,12 +105,29 @@ def judge(plan: Plan, plan_id: str, key: MarkKey, rows: Sequence[Transcript], ve
     else:
         ids = [row.id for row in rows if row.answer_ids is not None]
         finding = find_mark(_tuples(plan, rows), key, plan.commitment, plan.settings, exchange_ids=ids, run=run)
+    return _checked(_assuming(finding, plan, plan_id), [_answered(rows), after_plan(plan.made, rows)])
+
+
+def judge_accounts(
+    plan: Plan, plan_id: str, key: MarkKey, rows: Sequence[Transcript], version: str
+) -> list[Finding] | None:
+    """One Finding an account that the plan names, after Holm; None where it names none. Raises as `judge`."""
+    if plan.accounts is None:
+        return None
+    check_key(plan, key)
+    run = Run("stillproof trace replay BUNDLE", plan_id, version, plan.seed)
+    found = find_accounts(_tuples(plan, rows), key, plan.commitment, plan.accounts, plan.settings, run=run)
+    checks = [_answered(rows), after_plan(plan.made, rows)]
+    return [_checked(_assuming(finding, plan, plan_id), checks) for finding in found]
+
+
+def _assuming(finding: Finding, plan: Plan, plan_id: str) -> Finding:
     assumptions = (
         *finding.assumptions,
         f"the plan {plan_id} was fixed before the first query",
         f"answers are cut by the tokenizer of the model that served, vocabulary {plan.tokenizer.vocabulary_sha256}",
     )
-    return _checked(replace(finding, assumptions=assumptions), [_answered(rows), _after_plan(plan, rows)])
+    return replace(finding, assumptions=assumptions)
 
 
 def _tuples(plan: Plan, rows: Sequence[Transcript]) -> Tuples:
@@ -139,7 +156,21 @@ def _checked(finding: Finding, checks: Sequence[Check]) -> Finding:
     finding = replace(finding, checks=(*checks, *finding.checks))
     if all(check.passed is not False for check in checks):
         return finding
-    return replace(finding, decision="inconclusive", log10_p=None, log10_e=None, effect=None, statistic=None)
+    return without_number(finding)
+
+
+def without_number(finding: Finding) -> Finding:
+    """The finding as inconclusive, without a p-value or anything else that may be read as one."""
+    return replace(
+        finding,
+        decision="inconclusive",
+        log10_p=None,
+        log10_e=None,
+        log10_p_adjusted=None,
+        family_n=None,
+        effect=None,
+        statistic=None,
+    )
 
 
 def _answered(rows: Sequence[Transcript]) -> Check:
@@ -153,10 +184,11 @@ def _answered(rows: Sequence[Transcript]) -> Check:
     return Check("answered", len(answers) > empty, detail)
 
 
-def _after_plan(plan: Plan, rows: Sequence[Transcript]) -> Check:
+def after_plan(made: datetime, rows: Iterable[Transcript | Exchange]) -> Check:
+    """Whether no answer is older than the plan."""
     times = [row.time for row in rows if row.time is not None]
     if not times:
         return Check("asked_after_plan", None, "answers carry no time")
-    early = sum(time < plan.made for time in times)
-    detail = f"plan of {plan.made.isoformat()}, first answer of {min(times).isoformat()}, {early} answers before it"
+    early = sum(time < made for time in times)
+    detail = f"plan of {made.isoformat()}, first answer of {min(times).isoformat()}, {early} answers before it"
     return Check("asked_after_plan", early == 0, detail)

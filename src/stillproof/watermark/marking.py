@@ -6,6 +6,7 @@ codes and candidate ids. Everything else here is one way of using them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 
 from stillproof.errors import ConfigError, InputError
 from stillproof.watermark.keys import MarkKey, Scheme
-from stillproof.watermark.prf import Lanes, Stream, Words, prf_words, window_codes
+from stillproof.watermark.prf import Lanes, RowPrf, Stream, Words, prf_words, window_code, window_codes
 
 Ids = NDArray[np.int64]
 Reals = NDArray[np.float64]
+_Given = tuple[Sequence[str] | None, Reals]
+"""Accounts, and the uniforms of a step."""
 
 
 def green_bias(lanes: Lanes, windows: NDArray[np.uint64], candidates: Ids, scheme: Scheme) -> Reals:
@@ -40,13 +43,13 @@ def gumbel_uniforms(
 
 
 def top_candidates(logits: NDArray[np.floating], m: int) -> Ids:
-    """Ids of the `m` largest logits of each row, in no order: [batch, vocab] -> [batch, min(m, vocab)]."""
+    """Ids of the `m` largest logits of each row, ascending: [batch, vocab] -> [batch, min(m, vocab)]."""
     rows, vocab = logits.shape
     m = min(m, vocab)
     width = max(1, vocab // (4 * m))
     blocks = vocab // width
     if blocks <= m:
-        return np.argpartition(logits, vocab - m, axis=1)[:, vocab - m :]
+        return np.sort(np.argpartition(logits, vocab - m, axis=1)[:, vocab - m :], axis=1)
     # The m-th largest of the blocks' maxima is no larger than the m-th largest logit, and far cheaper to find.
     maxima = logits[:, : blocks * width].reshape(rows, blocks, width).max(axis=2)
     bar = np.partition(maxima, blocks - m, axis=1)[:, blocks - m]
@@ -55,8 +58,15 @@ def top_candidates(logits: NDArray[np.floating], m: int) -> Ids:
         likely = np.flatnonzero(logits[i] >= bar[i])
         if likely.size > m:
             likely = likely[np.argpartition(logits[i, likely], likely.size - m)[likely.size - m :]]
+            likely.sort()
         ids[i] = likely
     return ids
+
+
+def prompt_windows(prompt: Sequence[int], k: int) -> set[int]:
+    """Windows that stand in a prompt. Start `used` with them: tests of an answer drop them from it, because models
+    copy what they read, so a mark there distorts and proves nothing."""
+    return set(window_codes(prompt, k).tolist())
 
 
 class Marker:
@@ -66,6 +76,9 @@ class Marker:
     tokens are marked, the rest keep their share unmarked. Gumbel marks leave each token's distribution as it is; a
     window already used in the request is sampled without the mark, because the same uniforms would make the same choice
     again and again. Green marks do not keep the distribution.
+
+    Each step takes three uniforms a request, shape [3, batch]: which of the two keys, the unmarked draw, and whether a
+    token outside the candidates is served. One request at a time goes a way of its own, without numpy's cost of a call.
     """
 
     def __init__(self, key: MarkKey, rng: np.random.Generator, *, temperature: float = 1.0) -> None:
@@ -74,6 +87,7 @@ class Marker:
         if not temperature > 0:
             raise ConfigError(f"a watermark at temperature {temperature!r}", remedy="sample at a temperature above 0")
         self.key, self.temperature, self._rng = key, temperature, rng
+        self._row_prf: RowPrf | None = None
 
     def step(
         self,
@@ -85,84 +99,167 @@ class Marker:
         """The next token of each request, shape [batch].
 
         `logits`: [batch, vocab], finite or -inf. `contexts`: the tokens so far, of which the last k matter; fewer than
-        k are sampled without a mark. `used`: of each request, the windows used so far, empty at its start; this adds to
-        them. `accounts`: pseudonyms, where windows are shared with sub-keys. Raises InputError for shapes that do not
-        fit, and for accounts missing where the scheme has sub-keys.
+        k are sampled without a mark. `used`: of each request, the windows that are not marked: those of its prompt
+        (`prompt_windows`) or none at its start; under Gumbel marks this adds the ones it uses. `accounts`: pseudonyms,
+        where windows are shared with sub-keys. Raises InputError for shapes that do not fit, and for accounts missing
+        where the scheme has sub-keys.
         """
-        if logits.ndim != 2 or len(contexts) != logits.shape[0] or len(used) != logits.shape[0]:
-            raise InputError(f"logits of shape {logits.shape} for {len(contexts)} contexts and {len(used)} states")
+        if logits.ndim != 2:
+            raise InputError(f"logits of shape {logits.shape}", remedy="give one row a request")
+        candidates = top_candidates(logits, self.key.scheme.top)
+        if candidates.shape[0] == 1:
+            top = logits[0][candidates[0]][None]
+        else:
+            top = np.take_along_axis(logits, candidates, axis=1)
+        rest, mass = None, np.zeros(logits.shape[0])
+        if candidates.shape[1] < logits.shape[1]:
+            rest = self._rest(logits, candidates, top.max(axis=1, keepdims=True))
+            mass = rest.sum(axis=1).astype(np.float64)
+        ids, past = self.choose(candidates, top, mass, contexts, used, accounts)
+        if rest is not None:
+            for i in np.flatnonzero(ids < 0).tolist():
+                at = np.searchsorted(np.cumsum(rest[i], dtype=np.float64), past[i], side="right")
+                # Rounding may put the point past the last token that can be served.
+                ids[i] = min(int(at), int(np.flatnonzero(rest[i])[-1]))
+        return ids
+
+    def choose(
+        self,
+        candidates: Ids,
+        top: NDArray[np.floating],
+        rest: Reals,
+        contexts: Sequence[Sequence[int]],
+        used: Sequence[set[int]],
+        accounts: Sequence[str] | None = None,
+    ) -> tuple[Ids, Reals]:
+        """`step` for a sampler that found the candidates itself: token ids [batch], and where they are -1 the point
+        among the other tokens' weights that was drawn, [batch].
+
+        `candidates`: ids of the most likely tokens, ascending, and `top`: their logits, [batch, m]. `rest`: [batch],
+        the sum over all other tokens of exp((logit - largest logit) / temperature). -1 stands for the token, in
+        ascending order of ids, where the running sum of those weights passes the point.
+        """
+        n = candidates.shape[0]
+        if len(contexts) != n or len(used) != n or top.shape != candidates.shape or rest.shape != (n,):
+            raise InputError(f"logits of shape {top.shape} for {len(contexts)} contexts and {len(used)} states")
         if (accounts is None) != (self.key.scheme.account_share == 0):
             remedy = "give one account a request exactly where account_share is above 0"
             raise InputError("accounts and account_share do not go together", remedy=remedy)
-        scheme = self.key.scheme
-        windows, marked = self._windows(contexts, used)
-        candidates = top_candidates(logits, scheme.top)
-        # Float64 of 64 candidates costs nothing, and the share of the rest is 1 minus theirs.
-        top = np.take_along_axis(logits, candidates, axis=1).astype(np.float64) / self.temperature
-        peak = top.max(axis=1, keepdims=True)
+        if accounts is not None and len(accounts) != n:
+            raise InputError(f"{len(accounts)} accounts for {n} requests")
+        uniforms = self._rng.random((3, n))
+        if n == 1:
+            chosen, kept = self._choose_one(candidates[0], top[0], contexts[0], used[0], (accounts, uniforms))
+            ids = candidates[0, chosen : chosen + 1].copy()
+            sums = np.array([kept])
+        else:
+            ids, sums = self._choose_many(candidates, top, contexts, used, (accounts, uniforms))
+        past = uniforms[2] * (sums + rest) - sums
+        return np.where((past >= 0) & (rest > 0), -1, ids), past
+
+    def _choose_one(
+        self, ids: Ids, top: NDArray[np.floating], context: Sequence[int], used: set[int], given: _Given
+    ) -> tuple[int, float]:
+        """Index of the candidate that is drawn, and the candidates' sum of weights."""
+        (accounts, uniforms), scheme = given, self.key.scheme
+        weights = top.astype(np.float64)
+        peak = float(weights.max())
+        if not math.isfinite(peak):
+            raise InputError("logits without a finite maximum", remedy="mask fewer tokens")
+        weights -= peak
+        weights /= self.temperature
+        np.exp(weights, out=weights)
+        second, plain = uniforms.item(0), uniforms.item(1)
+        window = self._window(context, used)
+        kept = 0.0 if window is None or scheme.kind == "green" else float(weights.sum())
+        if window is not None:
+            weights = self._marked(weights, ids, window, second < scheme.second_share, accounts)
+            if scheme.kind == "gumbel":
+                return int(weights.argmax()), kept
+        sums = weights.cumsum()
+        kept = float(sums[-1])
+        return min(int(sums.searchsorted(plain * kept, side="right")), ids.size - 1), kept
+
+    def _marked(self, weights: Reals, ids: Ids, window: int, second: bool, accounts: Sequence[str] | None) -> Reals:
+        """Green list: weights raised where green. Gumbel: ln(u) / weight, of which the largest is served."""
+        scheme, prf = self.key.scheme, self._prf(window, accounts, ids.size)
+        if scheme.kind == "green":
+            return np.where(prf.words(window, ids) < scheme.green_below, weights * math.exp(scheme.delta), weights)
+        u = prf.words(window, ids, int(Stream.SECOND if second else Stream.MAIN)) + 0.5
+        u *= 2.0**-32
+        np.log(u, out=u)
+        if weights.all():
+            return np.divide(u, weights, out=u)
+        with np.errstate(divide="ignore"):
+            return np.divide(u, weights, out=u)
+
+    def _prf(self, window: int, accounts: Sequence[str] | None, n: int) -> RowPrf:
+        """The keyed function of the lane that a window carries; the global one is kept."""
+        if accounts is not None and bool(self.key.for_account(np.array(window, np.uint64))):
+            return RowPrf(self.key.account_lane(accounts[0]), n)
+        if self._row_prf is None or self._row_prf.n != n:
+            self._row_prf = RowPrf(self.key.lane, n)
+        return self._row_prf
+
+    def _choose_many(
+        self,
+        candidates: Ids,
+        top: NDArray[np.floating],
+        contexts: Sequence[Sequence[int]],
+        used: Sequence[set[int]],
+        given: _Given,
+    ) -> tuple[Ids, Reals]:
+        (accounts, uniforms), scheme = given, self.key.scheme
+        peak = top.max(axis=1, keepdims=True).astype(np.float64)
         if not np.isfinite(peak).all():
             raise InputError("logits without a finite maximum", remedy="mask fewer tokens")
-        weights = np.exp(top - peak)
-        rest = self._rest(logits, candidates, peak) if candidates.shape[1] < logits.shape[1] else None
-        if not marked.any():
-            chosen = self._draw(weights)
-        elif scheme.kind == "green":
+        # Float64 of 64 candidates costs nothing, and the share of the rest is 1 minus theirs.
+        weights = np.exp((top.astype(np.float64) - peak) / self.temperature)
+        found = [self._window(context, mine) for context, mine in zip(contexts, used, strict=True)]
+        marked = np.array([window is not None for window in found], dtype=np.bool_)
+        windows = np.array([window or 0 for window in found], dtype=np.uint64)
+        if marked.any() and scheme.kind == "green":
             bias = green_bias(self._lanes(windows, accounts), windows, candidates, scheme)
             weights = np.where(marked[:, None], weights * np.exp(bias), weights)
-            chosen = self._draw(weights)
-        else:
-            chosen = self._draw_gumbel(weights, self._lanes(windows, accounts), windows, candidates)
-            chosen = np.where(marked, chosen, self._draw(weights))
-        ids = candidates[np.arange(chosen.size), chosen]
-        return ids if rest is None else self._with_rest(ids, weights.sum(axis=1), rest)
+        chosen = _drawn(weights, uniforms[1])
+        if marked.any() and scheme.kind == "gumbel":
+            u = gumbel_uniforms(self._lanes(windows, accounts), windows, candidates, uniforms[0] < scheme.second_share)
+            with np.errstate(divide="ignore"):
+                chosen = np.where(marked, np.argmax(np.log(u) / weights, axis=1), chosen)
+        return candidates[np.arange(chosen.size), chosen], weights.sum(axis=1)
 
-    def _windows(
-        self, contexts: Sequence[Sequence[int]], used: Sequence[set[int]]
-    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        scheme, k = self.key.scheme, self.key.scheme.k
-        marked = np.array([len(context) >= k for context in contexts], dtype=np.bool_)
-        last = [list(context[-k:]) if len(context) >= k else [0] * k for context in contexts]
-        windows = window_codes(last, k)[:, 0]
-        if scheme.kind == "green":
-            return windows, marked
-        for i in np.flatnonzero(marked).tolist():
-            window = int(windows[i])
-            marked[i] = window not in used[i]
-            used[i].add(window)
-        return windows, marked
+    def _window(self, context: Sequence[int], used: set[int]) -> int | None:
+        """The code of the window that the next token is marked by; None where it is not marked."""
+        k = self.key.scheme.k
+        if len(context) < k:
+            return None
+        window = window_code(context[-k:])
+        if window in used:
+            return None
+        if self.key.scheme.kind == "gumbel":
+            used.add(window)
+        return window
 
     def _lanes(self, windows: NDArray[np.uint64], accounts: Sequence[str] | None) -> Lanes:
         """The lane of each row, [batch, 4], or [4] where all rows have the global one."""
         if accounts is None:
             return self.key.lane
-        if len(accounts) != windows.size:
-            raise InputError(f"{len(accounts)} accounts for {windows.size} requests")
         own = np.stack([self.key.account_lane(account) for account in accounts])
         return np.where(self.key.for_account(windows)[:, None], own, self.key.lane)
 
-    def _draw(self, weights: Reals) -> Ids:
-        sums = np.cumsum(weights, axis=1)
-        at = self._rng.random(sums.shape[0])[:, None] * sums[:, -1:]
-        return np.minimum((sums <= at).sum(axis=1), sums.shape[1] - 1)
-
-    def _draw_gumbel(self, weights: Reals, lanes: Lanes, windows: NDArray[np.uint64], candidates: Ids) -> Ids:
-        second = self._rng.random(windows.size) < self.key.scheme.second_share
-        u = gumbel_uniforms(lanes, windows, candidates, second)
-        with np.errstate(divide="ignore"):
-            return np.argmax(np.log(u) / weights, axis=1)
-
-    def _rest(self, logits: NDArray[np.floating], candidates: Ids, peak: Reals) -> NDArray[np.floating]:
+    def _rest(self, logits: NDArray[np.floating], candidates: Ids, peak: NDArray[np.floating]) -> NDArray[np.floating]:
         """Weights of the tokens that are no candidates, [batch, vocab]."""
-        scale = logits.dtype.type(1 / self.temperature)
-        weights = np.exp(logits * scale - peak.astype(logits.dtype))
+        weights = logits - peak
+        if self.temperature != 1:
+            weights *= logits.dtype.type(1 / self.temperature)
+        np.exp(weights, out=weights)
         np.put_along_axis(weights, candidates, 0, axis=1)
         return weights
 
-    def _with_rest(self, ids: Ids, kept: Reals, rest: NDArray[np.floating]) -> Ids:
-        left = rest.sum(axis=1).astype(np.float64)
-        for i in np.flatnonzero(self._rng.random(ids.size) * (kept + left) >= kept).tolist():
-            ids[i] = np.searchsorted(np.cumsum(rest[i]), self._rng.random() * rest[i].sum(), side="right")
-        return ids
+
+def _drawn(weights: Reals, uniforms: Reals) -> Ids:
+    sums = np.cumsum(weights, axis=1)
+    return np.minimum((sums <= uniforms[:, None] * sums[:, -1:]).sum(axis=1), sums.shape[1] - 1)
 
 
 def _words(lanes: Lanes, windows: NDArray[np.uint64], candidates: Ids, stream: object) -> Words:

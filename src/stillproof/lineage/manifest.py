@@ -1,11 +1,9 @@
-"""Where a model comes from: parents, data, licences and digests, in one manifest beside its weights.
+"""The manifest beside a model's weights: parents, data, order, licences, and the SHA-256 of every file.
 
 `stillproof.json` says from what a model was distilled, from what its weights started, under which terms and grant,
 on which data in which order, what was kept and lost, and the SHA-256 of every file beside it. `verify_manifest`
-compares the folder with it. The manifest is not signed yet: it shows accidents and honest mistakes, not a forger who
-rewrites it too.
-
-`declared` reads what any model folder says of itself. Nothing there is believed, only reported.
+compares the folder with it. Alone it shows accidents and honest mistakes; a forger rewrites it too. `signature.py`
+binds it to a key.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -24,7 +21,6 @@ from stillproof.errors import InputError, SchemaError, StorageError
 
 MANIFEST = "stillproof.json"
 SCHEMA = "stillproof.manifest/1"
-MAX_CARD_BYTES = 1_000_000
 
 Relation = Literal["distilled_from", "initialised_from"]
 
@@ -101,7 +97,7 @@ def file_sha256(path: Path) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write `stillproof.json` over all files of the folder, atomically. Returns the manifest with `files` filled."""
-    manifest = replace(manifest, files={name: _record(folder / name) for name in _names(folder)})
+    manifest = replace(manifest, files=files_of(folder))
     text = json.dumps({"schema": SCHEMA, **_to_json(manifest)}, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
     partial = folder / f".{MANIFEST}.partial"
     try:
@@ -113,6 +109,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     except OSError as error:
         raise StorageError(f"cannot write the manifest: {error}", str(folder), "free space, then run again") from error
     return manifest
+
+
+def files_of(folder: Path) -> dict[str, FileRecord]:
+    """Every file below the folder but the manifest, with its hash and size."""
+    return {name: _record(folder / name) for name in _names(folder)}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -193,115 +194,3 @@ def _inside(name: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in name or name != path.as_posix() or name == MANIFEST:
         raise ValueError(f"the path {name!r} is not that of a shipped file")
     return name
-
-
-# --- what a folder says of itself -----------------------------------------------------------------------------
-
-
-def declared(folder: Path) -> dict[str, Any]:
-    """What a model folder declares: from its README's front matter, then config.json, then our manifest.
-
-    Keys: licence, licence_name, licence_link, base_model (list), architecture, distilled_from (list, from our
-    manifest), declared_by ('model card', 'config' or None: where the licence was found), faults (what could not be
-    read).
-    `licence` is the card's `license`, or its `license_name` where `license` is 'other'. Absent is None.
-    """
-    faults: list[str] = []
-    card = _front_matter(folder / "README.md", faults)
-    config = _json_object(folder / "config.json", faults)
-    licence = _text(card.get("license"))
-    licence_name = _text(card.get("license_name"))
-    if licence == "other" and licence_name is not None:
-        licence = licence_name
-    by = "model card" if licence is not None else None
-    if licence is None:
-        licence = _text(config.get("license"))
-        by = "config" if licence is not None else None
-    distilled_from: list[str] = []
-    if (folder / MANIFEST).is_file():
-        try:
-            parents = read_manifest(folder).parents
-            distilled_from = [parent.model for parent in parents if parent.relation == "distilled_from"]
-        except (InputError, SchemaError) as error:
-            faults.append(f"{MANIFEST}: {error.what}")
-    return {
-        "licence": licence,
-        "licence_name": licence_name,
-        "licence_link": _text(card.get("license_link")),
-        "base_model": _texts(card.get("base_model")),
-        "architecture": _text(config.get("model_type")),
-        "distilled_from": distilled_from,
-        "declared_by": by,
-        "faults": faults,
-    }
-
-
-def _front_matter(path: Path, faults: list[str]) -> dict[str, str | list[str]]:
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        text = file.read(MAX_CARD_BYTES).decode("utf-8", "replace").lstrip("\ufeff").replace("\r\n", "\n")
-    if not text.startswith("---\n"):
-        return {}
-    head, end, _ = text[4:].partition("\n---")
-    if not end:
-        faults.append("README.md: its front matter does not end")
-        return {}
-    return _simple_yaml(head)
-
-
-def _simple_yaml(head: str) -> dict[str, str | list[str]]:
-    """Top-level `key: text`, `key: [a, b]` and block lists of texts: what model cards declare licences with.
-
-    Whatever else YAML can say is left out, which makes it undeclared, and undeclared terms are unknown. That is the
-    safe side, and no YAML machinery ever meets a stranger's file.
-    """
-    row: dict[str, str | list[str]] = {}
-    key = ""
-    for line in head.split("\n"):
-        entry = re.match(r"\s*- +(\S.*)$", line)
-        if entry and key and isinstance(row.get(key), list) and not re.match(r"[\w-]+:( |$)", entry[1]):
-            row[key] = [*row[key], _scalar(entry[1])]
-        pair = re.match(r"([\w-]+):(?:\s+(\S.*))?$", line)
-        if not pair:
-            continue
-        key, value = pair[1], (pair[2] or "").strip()
-        if not value:
-            row[key] = []
-        elif value.startswith("["):
-            row[key] = [_scalar(part) for part in value.strip("[]").split(",") if part.strip()]
-        elif value[0] not in "{|>&*!":
-            row[key] = _scalar(value)
-    return row
-
-
-def _scalar(text: str) -> str:
-    text = text.strip()
-    if text[:1] in "\"'":
-        return text[1:].partition(text[0])[0]
-    return text.split(" #")[0].rstrip()
-
-
-def _json_object(path: Path, faults: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        faults.append(f"{path.name}: {type(error).__name__}")
-        return {}
-    if not isinstance(row, dict):
-        faults.append(f"{path.name}: not an object")
-        return {}
-    return row
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value.strip() or None if isinstance(value, str) else None
-
-
-def _texts(value: object) -> list[str]:
-    entries = value if isinstance(value, list) else [value]
-    return [entry for entry in entries if isinstance(entry, str)]

@@ -1,0 +1,227 @@
+"""Power: what the tests see of students that learned from what the teacher served.
+
+`marked` (T1): the same number of marked tokens in each student's data, more or less plain text around them; log10 p
+over the tokens scored, in closed and in open mode. `twins` (T2): no mark; a coin served one of two answers.
+`accounts`: one account's answers were learned from, of 1,000 that were served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench.trace import students as st
+from bench.trace import texts
+from bench.trace.jobs import Case
+from bench.trace.world import ANSWER, PROMPT, ROW, World, key_of, served
+from numpy.random import Generator, Philox
+from numpy.typing import NDArray
+
+from stillproof.finding import Finding
+from stillproof.trace.evidence import Tuples, closed_tuples, open_tuples
+from stillproof.trace.flips import CoinSettings
+from stillproof.trace.pairs import Candidate, Processing, Twin, likeness
+from stillproof.trace.radioactivity import AnytimeAudit, AuditSettings, log10_p_of
+from stillproof.trace.twins import Scores, TwinSettings, find_served, find_served_accounts
+from stillproof.watermark import MarkKey, Scheme, law_of, score_lanes
+
+Ids = NDArray[np.int64]
+
+TOKENS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 500_000)
+FINE_TUNING = st.Schedule(2.0, 32, 1e-3)
+STREAMS = 4
+"""Into how many audits with an early stop a student's answers are cut."""
+ANYTIME_ALPHA = 1e-3
+PAIRS = (600, 1_000, 2_000, 5_000)
+
+
+def diluted(world: World, marked: Ids, share: float, seed: int) -> Ids:
+    """Marked rows among plain ones: unmarked answers of the teacher and real text, half and half."""
+    n = round(len(marked) / share) - len(marked)
+    if n == 0:
+        return marked
+    half = len(world.plain) // 2
+    own = world.plain[Generator(Philox(seed)).integers(0, half, size=n // 2)]
+    real = texts.rows_of(world.part("prose", "learn"), n - n // 2, ROW, seed)
+    return np.concatenate([marked, own, real])
+
+
+def audited(
+    world: World, students: st.Students, n_tokens: int, seeds: Sequence[int], temperature: float = 1.0
+) -> list[tuple[Ids, Ids]]:
+    """Prompts and what each student answers to them, `n_tokens` in all."""
+    n = max(1, n_tokens // ANSWER)
+    prompts = [world.prompts("audit", n, seed + 1) for seed in seeds]
+    written = st.answers(students, prompts, ANSWER, [seed + 2 for seed in seeds], temperature=temperature)
+    return list(zip(prompts, written, strict=True))
+
+
+def log10_p(tuples: Tuples, key: MarkKey) -> float:
+    """Of the true key; 0 where there is nothing to count."""
+    if not len(tuples):
+        return 0.0
+    total = score_lanes(key.lane, tuples.windows, tuples.tokens, key.scheme, weights=tuples.weights)[0]
+    return round(log10_p_of(float(total), len(tuples), tuples.weights, law_of(key.scheme)), 3)
+
+
+def reads_of(world: World, n_tokens: int) -> Ids:
+    """Unmarked text that no student learned from, [n, ROW]: `n_tokens` positions, as far as there is text."""
+    half = world.plain[len(world.plain) // 2 :]
+    return half[: max(1, n_tokens // (ROW - 1))]
+
+
+def marked(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Of each student: log10 p by mode after each number of tokens, and where early stops came."""
+    params = cases[0].params
+    scheme, share, most = Scheme(**params["scheme"]), float(params["share"]), int(params["scored"])
+    seeds, keys = [case.seed for case in cases], [key_of(scheme, case.seed) for case in cases]
+    n_rows = int(params["marked_tokens"]) // ANSWER
+    rows = []
+    for key, seed in zip(keys, seeds, strict=True):
+        own = served(world, world.prompts("serve", n_rows, seed), key, seed)
+        rows.append(diluted(world, own, share, seed))
+    students = st.students_like(world.base, len(cases))
+    st.train(students, rows, seeds, FINE_TUNING)
+    spoken = audited(world, students, most, seeds)
+    read = reads_of(world, most)
+    expected = st.expectations(students, [read] * len(cases))
+    told: list[dict[str, Any]] = []
+    for i, key in enumerate(keys):
+        prompts, answers = spoken[i]
+        row: dict[str, dict[int, float]] = {"closed": {}, "closed once": {}, "open": {}}
+        for n in [count for count in TOKENS if count <= most]:
+            first = slice(0, max(1, n // ANSWER))
+            row["closed"][n] = log10_p(closed_tuples(answers[first], scheme.k, prompts[first]), key)
+            once = closed_tuples(answers[first], scheme.k, prompts[first], repeats="once")
+            row["closed once"][n] = log10_p(once, key)
+            if n // (ROW - 1) <= len(read):
+                part = slice(0, max(1, n // (ROW - 1)))
+                reads = st.readings(read[part], (expected[i][0][part], expected[i][1][part]))
+                row["open"][n] = log10_p(open_tuples(reads, scheme.k), key)
+        told.append({**row, "anytime": [_stop(part, key) for part in _streams(prompts, answers)]})
+    return told
+
+
+def _streams(prompts: Ids, answers: Ids) -> list[tuple[Ids, Ids]]:
+    size = len(answers) // STREAMS
+    return [(prompts[i * size : (i + 1) * size], answers[i * size : (i + 1) * size]) for i in range(STREAMS)]
+
+
+def _stop(stream: tuple[Ids, Ids], key: MarkKey) -> dict[str, Any]:
+    """Queries until an audit stopped (None: never), and p of the fixed-n test after as many queries."""
+    prompts, answers = stream
+    audit, stopped = AnytimeAudit(key, key.commitment, AuditSettings(alpha=ANYTIME_ALPHA)), None
+    for number, (answer, prompt) in enumerate(zip(answers.tolist(), prompts.tolist(), strict=True), start=1):
+        audit.add(answer, prompt)
+        if audit.enough:
+            stopped = number
+            break
+    fixed = {}
+    for n in sorted({round(10 ** (x / 10)) for x in range(5, 36)}):
+        if n <= len(answers):
+            fixed[n] = log10_p(closed_tuples(answers[:n], key.scheme.k, prompts[:n]), key)
+    return {"stopped": stopped, "fixed": fixed, "queries": len(answers)}
+
+
+# --- twins ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def twin_pool(folder: Path, n: int) -> Ids:
+    """`n` pairs of unmarked answers by the teacher, [2, n, ROW]. One pool serves all students: under the null it is
+    the coins that are drawn anew, and each student has its own."""
+    path = folder / f"twins_{n}.npz"
+    if not path.exists():
+        world = World(folder)
+        prompts = world.prompts("serve", n, 8)
+        made = np.stack([served(world, prompts, None, seed) for seed in (81, 82)])
+        np.savez_compressed(path, allow_pickle=False, rows=made.astype(np.uint16))
+    with np.load(path, allow_pickle=False) as kept:
+        return kept["rows"].astype(np.int64)
+
+
+def tossed(n: int, seed: int) -> NDArray[np.int64]:
+    return Generator(Philox(seed + 9)).integers(0, 2, size=n)
+
+
+def twins_of(
+    world: World, pool: Ids, coins: NDArray[np.int64], accounts: Sequence[str], mark: str | None = None
+) -> list[Twin]:
+    processing = Processing("teacher", "bench", 1.0, mark=mark, max_tokens=ANSWER)
+    both = [world.tokenizer.decode_batch(side[:, PROMPT:].tolist()) for side in pool]
+    made = []
+    for i, coin in enumerate(coins.tolist()):
+        a, b = (Candidate(side[i], f"{i}.{place}", processing) for place, side in enumerate(both))
+        # A prompt is a family: prompts are cut from text at random places, and the same place twice is one prompt.
+        prompt = pool[0, i, :PROMPT].tobytes().hex()
+        made.append(Twin(f"x{i}", accounts[i], prompt, prompt, (a, b), coin))
+    return made
+
+
+def twin_scores(students: st.Students, pool: Ids) -> list[list[Scores]]:
+    """Of each student: mean log-probability of both candidates of every pair."""
+    sides = [st.mean_logprobs(students, [side] * students.n, PROMPT) for side in pool]
+    return [list(zip(a.tolist(), b.tolist(), strict=True)) for a, b in zip(*sides, strict=True)]
+
+
+def twins(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Of each student: log10 p after 600 to 5,000 pairs, by log-probabilities and by text alone."""
+    params = cases[0].params
+    n, seeds = int(params["pairs"]), [case.seed for case in cases]
+    pool = twin_pool(world.folder, int(params["pool"]))[:, :n]
+    coins = [tossed(n, seed) for seed in seeds]
+    learned = [
+        _served_side(pool, own if params["guilty"] else tossed(n, seed + 1))
+        for own, seed in zip(coins, seeds, strict=True)
+    ]
+    students = st.students_like(world.base, len(cases))
+    st.train(students, learned, seeds, st.Schedule(float(params["epochs"]), 32, 1e-3))
+    scores = twin_scores(students, pool)
+    said = st.answers(students, [pool[0, :, :PROMPT]] * len(cases), ANSWER, [seed + 3 for seed in seeds])
+    both = [world.tokenizer.decode_batch(side[:, PROMPT:].tolist()) for side in pool]
+    told = []
+    for i in range(len(cases)):
+        made = twins_of(world, pool, coins[i], [""] * n)
+        own = world.tokenizer.decode_batch(said[i].tolist())
+        alike = [(likeness(text, a), likeness(text, b)) for text, a, b in zip(own, *both, strict=True)]
+        row: dict[str, Any] = {"logprobs": {}, "text": {}}
+        for count in [size for size in PAIRS if size <= n]:
+            row["logprobs"][count] = _p(find_served(made[:count], scores[i][:count], TwinSettings()))
+            row["text"][count] = _p(
+                find_served(made[:count], alike[:count], TwinSettings(score="likeness of its own answer"))
+            )
+        told.append(row)
+    return told
+
+
+def _served_side(pool: Ids, coins: NDArray[np.int64]) -> Ids:
+    return pool[coins, np.arange(pool.shape[1])]
+
+
+def _p(finding: Finding) -> float | None:
+    return None if finding.log10_p is None else round(finding.log10_p, 3)
+
+
+def accounts(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Of each student: whether the account that it learned from was named, and who else was, at FWER 1e-3."""
+    params = cases[0].params
+    guilty_pairs, each, others = int(params["guilty_pairs"]), int(params["each"]), int(params["accounts"]) - 1
+    n, seeds = guilty_pairs + each * others, [case.seed for case in cases]
+    pool = twin_pool(world.folder, n)
+    names = ["guilty"] * guilty_pairs + [f"other {i // each}" for i in range(each * others)]
+    coins = [tossed(n, seed) for seed in seeds]
+    learned = [_served_side(pool[:, :guilty_pairs], own[:guilty_pairs]) for own in coins]
+    students = st.students_like(world.base, len(cases))
+    st.train(students, learned, seeds, st.Schedule(float(params["epochs"]), 32, 1e-3))
+    scores = twin_scores(students, pool)
+    told = []
+    for own, values in zip(coins, scores, strict=True):
+        settings = TwinSettings(CoinSettings(alpha=1e-3))
+        found = find_served_accounts(twins_of(world, pool, own, names), values, settings)
+        named = [finding.accounts[0] for finding in found if finding.decision == "found"]
+        first = next(finding for finding in found if finding.accounts == ("guilty",))
+        told.append({"guilty_log10_p": _p(first), "named": named})
+    return told

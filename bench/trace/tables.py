@@ -1,0 +1,271 @@
+"""What the students' files say, as tables and curves: OUT/tables.md and OUT/*.svg. Nothing is measured here."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench.trace.calibrate import LEVELS, two_way_interval
+from bench.trace.curves import Chart, Points, svg
+from bench.trace.jobs import results
+
+from stillproof import stats
+
+WANTED = -10.0
+"""log10 p that power is measured at."""
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+WEAKER = 75
+"""Percentile of log10 p over students: three of four students do as well or better."""
+FIXED_POWER = 0.9
+
+
+def write(out: Path) -> str:
+    """Write the tables and curves of what is there; returns the tables."""
+    sections = [validity_over_keys, validity_over_models, stops, t1_power, anytime, t2_power, named, robust]
+    told = [text for text in (section(out) for section in sections) if text]
+    _draw(out)
+    text = "\n\n".join(told) + "\n"
+    (out / "tables.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def into_page(told: str, out: Path, page: Path) -> None:
+    """Put the tables between the two marks of a page, and the curves into the folder beside it that has its name."""
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page} needs one line {BEGIN!r} and one line {END!r}")
+    before, rest = text.split(BEGIN)
+    folder = page.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    charts = sorted(out.glob("*.svg"))
+    for chart in charts:
+        shutil.copy(chart, folder / chart.name)
+    shown = "\n".join(f"![{chart.stem}]({folder.name}/{chart.name})" for chart in charts)
+    page.write_text(f"{before}{BEGIN}\n{told}\n{shown}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    if not rows:
+        return ""
+    lines = [f"### {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
+
+
+def validity_over_keys(out: Path) -> str:
+    rows = []
+    for kind, found in results(out, "null_keys").items():
+        for mode in [name for name in found[0]["result"] if name not in ("origin", "keys")]:
+            keys = [row["result"]["keys"] for row in found]
+            cells: list[str] = []
+            for place, _ in enumerate(LEVELS):
+                alarms = [row["result"][mode]["alarms"][place] for row in found]
+                cells.append(_share(alarms, keys))
+            sd = float(
+                np.mean([row["result"][mode]["z_sd"] for row in found if row["result"][mode]["n"]] or [math.nan])
+            )
+            n = float(np.mean([row["result"][mode]["n"] for row in found]))
+            rows.append((kind, mode, len(found), sum(keys), f"{n:.0f}", *cells, f"{sd:.4f}"))
+    head = (
+        "text",
+        "mode",
+        "students",
+        "p-values",
+        "tuples each",
+        *(f"share with p <= {level:g}" for level in LEVELS),
+        "sd of z",
+    )
+    return table("V1a: innocent students, keys that marked nothing", head, rows)
+
+
+def _share(alarms: Sequence[int], keys: Sequence[int]) -> str:
+    """With an interval over students: the keys of one student share its text."""
+    if sum(alarms) == 0 or len(alarms) < 3:
+        return f"{sum(alarms) / sum(keys):.2e}"
+    found = stats.cluster_bootstrap(alarms, keys, seed=0, bounds=(0, 1))
+    return f"{found.estimate:.2e} [{found.low:.1e}, {found.high:.1e}]"
+
+
+def validity_over_models(out: Path) -> str:
+    rows = []
+    for scheme, found in results(out, "null_models").items():
+        for mode in [name for name in found[0]["result"] if name != "origin"]:
+            log10_p = np.array([row["result"][mode] for row in found])
+            share, low, high = two_way_interval(log10_p <= -2, seed=0)
+            rows.append(
+                (
+                    scheme,
+                    mode,
+                    "{} x {}".format(*log10_p.shape),
+                    f"{share:.2e}",
+                    f"[{low:.1e}, {high:.1e}]",
+                    f"{log10_p.min():.1f}",
+                )
+            )
+    head = ("mark", "mode", "students x corpora", "share with p <= 1e-2", "95%, two-way bootstrap", "smallest log10 p")
+    return table("V1b: innocent students, the true keys of corpora that they never saw", head, rows)
+
+
+def stops(out: Path) -> str:
+    rows = []
+    for scheme, found in results(out, "null_stops").items():
+        audits = sum(row["result"]["audits"] for row in found)
+        for alpha in found[0]["result"]["alarms"]:
+            alarms = sum(row["result"]["alarms"][alpha] for row in found)
+            rows.append((scheme, audits, found[0]["result"]["answers"], alpha, alarms, f"{alarms / audits:.1e}"))
+    head = ("mark", "audits", "looks each", "alpha", "false alarms", "share")
+    return table("Audits of innocent students with an early stop", head, rows)
+
+
+def curve(found: Sequence[dict[str, Any]], mode: str) -> Points:
+    """(tokens, log10 p of the weaker quartile)."""
+    counts = [int(n) for n in found[0]["result"][mode]]
+    return [(n, float(np.percentile([row["result"][mode][str(n)] for row in found], WEAKER))) for n in counts]
+
+
+def needed(points: Points, wanted: float = WANTED) -> float | None:
+    """Where a curve first comes to `wanted`, between its points along straight lines in log n and log10 p; its first
+    point, an upper bound, where that is there already."""
+    for (n, p), (m, q) in zip([points[0], *points], points, strict=False):
+        if q <= wanted:
+            part = 1.0 if p == q else (wanted - p) / (q - p)
+            return 10 ** (math.log10(n) + part * (math.log10(m) - math.log10(n)))
+    return None
+
+
+def t1_power(out: Path) -> str:
+    rows = []
+    for group, found in results(out, "marked").items():
+        curves = {mode: curve(found, mode) for mode in ("closed", "closed once", "open")}
+        most = curves["closed"][-1][0]
+        at_most = [f"{curves[mode][-1][1]:.1f}" for mode in curves]
+        closed, open_ = needed(curves["closed"]), needed(curves["open"])
+        ratio = "" if open_ is None else f"{closed / open_:.1f}" if closed else f"> {most / open_:.1f}"
+        rows.append((group, len(found), f"{most:,.0f}", *at_most, _tokens(closed, most), _tokens(open_, most), ratio))
+    head = (
+        "mark, share marked",
+        "students",
+        "tokens scored",
+        "closed",
+        "closed, each tuple once",
+        "open",
+        "closed: tokens to 1e-10, at most",
+        "open: tokens to 1e-10, at most",
+        "closed / open",
+    )
+    return table("T1: log10 p of the weaker quartile of students", head, rows)
+
+
+def _tokens(n: float | None, most: float) -> str:
+    return f"> {most:,.0f}" if n is None else f"{n:,.0f}"
+
+
+def anytime(out: Path) -> str:
+    rows = []
+    for group, found in results(out, "marked").items():
+        audits = [audit for row in found for audit in row["result"]["anytime"]]
+        fixed = _fixed_n(audits)
+        queries = [audit["stopped"] or audit["queries"] for audit in audits]
+        stopped = sum(audit["stopped"] is not None for audit in audits)
+        mean = float(np.mean(queries))
+        ratio = "" if fixed is None else f"{mean / fixed:.2f}"
+        rows.append(
+            (group, len(audits), f"{stopped / len(audits):.0%}", f"{mean:.0f}", fixed or "more than asked", ratio)
+        )
+    head = ("mark, share marked", "audits", "stopped", "mean queries", f"fixed n for power {FIXED_POWER:.0%}", "ratio")
+    return table("Early stops at alpha 1e-3 on guilty students, closed mode", head, rows)
+
+
+def _fixed_n(audits: Sequence[dict[str, Any]]) -> int | None:
+    """The least number of queries, fixed in advance, at which FIXED_POWER of the audits find at 1e-3."""
+    for n in audits[0]["fixed"]:
+        if np.mean([audit["fixed"][n] <= -3 for audit in audits]) >= FIXED_POWER:
+            return int(n)
+    return None
+
+
+def t2_power(out: Path) -> str:
+    rows = []
+    for group, found in results(out, "twins").items():
+        for score in ("logprobs", "text"):
+            cells = []
+            for n in found[0]["result"][score]:
+                values = [row["result"][score][n] for row in found]
+                cells.append(f"{n}: " + ("inconclusive" if None in values else f"{np.percentile(values, WEAKER):.1f}"))
+            rows.append((group, score, len(found), ", ".join(cells)))
+    return table(
+        "T2: log10 p of the weaker quartile, by pairs", ("student", "score", "students", "pairs: log10 p"), rows
+    )
+
+
+def named(out: Path) -> str:
+    rows = []
+    for group, found in results(out, "accounts").items():
+        right = sum("guilty" in row["result"]["named"] for row in found)
+        wrong = sum(len(set(row["result"]["named"]) - {"guilty"}) for row in found)
+        p = [row["result"]["guilty_log10_p"] for row in found]
+        rows.append((group, len(found), right, wrong, f"{max(p):.1f}"))
+    head = ("student", "students", "right account named", "other accounts named", "weakest log10 p, Holm over accounts")
+    return table("T2 by account, family-wise error 1e-3", head, rows)
+
+
+def robust(out: Path) -> str:
+    rows = []
+    for group, found in results(out, "attacks").items():
+        for attack in [name for name in found[0]["result"] if name != "overlap"]:
+            tests = ("closed", "open", "twins")
+            values = np.array([[row["result"][attack][test] or 0.0 for test in tests] for row in found])
+            # The smallest of three p-values, times three: Holm's of the best.
+            best = np.minimum(values.min(axis=1) + math.log10(3), 0.0)
+            cells = [f"{np.percentile(values[:, i], WEAKER):.1f}" for i in range(3)]
+            rows.append((group, attack, len(found), *cells, f"{np.mean(best < -6):.0%}"))
+    shares = [row["result"]["overlap"] for found in results(out, "attacks").values() for row in found]
+    told = table(
+        "Attacks: log10 p of the weaker quartile",
+        ("mark", "attack", "students", "T1 closed", "T1 open", "T2 log-probabilities", "best of three < 1e-6"),
+        rows,
+    )
+    if not shares:
+        return told
+    means = ", ".join(f"{n}-grams {np.mean([share[n] for share in shares]):.2f}" for n in shares[0])
+    return f"{told}\n\nOverlap of paraphrase and original: {means}."
+
+
+def _draw(out: Path) -> None:
+    """One chart a share, modes side by side; and of validity."""
+    t1 = results(out, "marked")
+    for share in sorted({group.split(", ")[1] for group in t1}):
+        own = {group.split(", ")[0]: found for group, found in t1.items() if group.endswith(f", {share}")}
+        for mode in ("closed", "open"):
+            chart = Chart(
+                f"T1, {mode} mode, {share} of the data marked", "tokens scored", "log10 p, weaker quartile", WANTED
+            )
+            lines = {name: curve(found, mode) for name, found in own.items()}
+            _save(out / f"t1_{mode}_{share.rstrip('%')}.svg", chart, lines)
+    models = results(out, "null_models")
+    for scheme, found in models.items():
+        modes = [name for name in found[0]["result"] if name != "origin"]
+        lines = {_short(mode): _cumulative(np.array([row["result"][mode] for row in found])) for mode in modes}
+        lines = {"exact": [(10.0**-x, 10.0**-x) for x in (3.0, 0.0)], **lines}
+        chart = Chart(f"V1b, {scheme}: innocent students under true keys", "1e6 x p", "share at or below", log_y=True)
+        lines = {name: [(x * 1e6, y) for x, y in points] for name, points in lines.items()}
+        _save(out / f"v1b_{scheme.replace(' ', '_')}.svg", chart, lines)
+
+
+def _short(mode: str) -> str:
+    return mode.replace(", marked text given", ", marked *").replace(", no mark near", "").split(":")[0]
+
+
+def _cumulative(log10_p: Any) -> Points:
+    """(level, share at or below it), down to the level that so many p-values resolve."""
+    levels = [x / 4 for x in range(0, -17, -1)]
+    shares = [(10**level, float(np.mean(log10_p <= level))) for level in levels]
+    return [(level, share) for level, share in shares if share > 0]
+
+
+def _save(path: Path, chart: Chart, lines: Mapping[str, Points]) -> None:
+    if any(lines.values()):
+        path.write_text(svg(chart, lines), encoding="utf-8")

@@ -1,0 +1,164 @@
+"""What `stillproof trace plan|outputs|replay` do for each test, so that the commands only read their options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from stillproof.cli.answering import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stillproof.config import TeacherConfig
+    from stillproof.finding import Finding
+    from stillproof.trace.auditing import AuditLimits
+    from stillproof.trace.coin_plan import CoinChoices, CoinPlan
+    from stillproof.trace.plan import Choices
+    from stillproof.trace.sealing import Sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Files that a command names."""
+
+    plan: Path
+    key: Path
+    out: Path
+    tokenizer: str | None
+    served: Path | None
+    ledger: Path | None
+
+
+def plan_of_radioactivity(
+    key: Path, tokenizer: str | None, prompts: Path | None, out: Path, choices: Choices
+) -> Result:
+    from stillproof.errors import ConfigError
+    from stillproof.trace.key_file import read_mark_key
+    from stillproof.trace.plan import read_prompts, write_plan
+    from stillproof.trace.tokens import TextToIds
+
+    if tokenizer is None or prompts is None:
+        remedy = "give --tokenizer of the model that served, and --prompts"
+        raise ConfigError("a plan of radioactivity needs a tokenizer and prompts", "--tokenizer, --prompts", remedy)
+    made, plan_id = write_plan(out, read_mark_key(key), TextToIds(tokenizer).id, read_prompts(prompts), choices)
+    calls = len(made.prompts) * made.asking.samples
+    return {
+        "plan": str(out),
+        "plan_id": plan_id,
+        "commitment": made.commitment,
+        "test": made.test,
+        "mode": made.mode,
+        "tokenizer": made.tokenizer.model_dump(),
+        "prompts": len(made.prompts),
+        "prompts_sha256": made.prompts_sha256,
+        "accounts": None if made.accounts is None else len(made.accounts),
+        "calls": calls,
+        "tokens_at_most": calls * made.asking.max_tokens,
+        "alpha": made.alpha,
+        "stopping": made.stopping,
+        "made": made.made.isoformat(),
+    }
+
+
+def plan_of_coins(
+    test: Literal["twins", "cards"],
+    key: Path,
+    served_in: tuple[Path | None, Path | None],
+    prompts: Path | None,
+    out: Path,
+    *,
+    choices: CoinChoices,
+) -> Result:
+    """`served_in`: the store and the ledger."""
+    from stillproof.errors import ConfigError
+    from stillproof.serve.custody import read_opening
+    from stillproof.trace.coin_plan import read_probes, write_coin_plan
+    from stillproof.trace.served import read_served
+
+    if (test == "cards") != (prompts is not None):
+        remedy = "cards are probed with --prompts; twins are asked with the prompts that they answered"
+        raise ConfigError(f"prompts of a plan of {test}", "--prompts", remedy)
+    store, ledger = _both(*served_in)
+    opening = read_opening(key)
+    served = read_served(store, ledger, test, opening)
+    probes = () if prompts is None else read_probes(prompts)
+    made, plan_id = write_coin_plan(out, test, served, opening, choices, prompts=probes)
+    return {
+        "plan": str(out),
+        "plan_id": plan_id,
+        "commitment": made.commitment,
+        "test": made.test,
+        "score": made.score if test == "twins" else None,
+        "served_sha256": made.served_sha256,
+        "twins": len(made.ids) or None,
+        "cards": made.n_cards or None,
+        "left_out": served.left_out,
+        "accounts": None if made.accounts is None else len(made.accounts),
+        "calls": len(made.requests(plan_id, served)),
+        "alpha": made.alpha,
+        "stopping": made.stopping,
+        "made": made.made.isoformat(),
+    }
+
+
+def outputs_of(config: TeacherConfig, asked: Asked, limits: AuditLimits, test: str | None) -> Result:
+    from stillproof.errors import MismatchError
+    from stillproof.progress import renderer
+    from stillproof.teacher import Teacher, open_teacher
+    from stillproof.trace.auditing import AuditFiles, audit_outputs
+    from stillproof.trace.coin_audit import CoinFiles, audit_coins
+    from stillproof.trace.coin_plan import CoinPlan, read_any_plan
+    from stillproof.trace.reading import open_reader
+
+    plan, _ = read_any_plan(asked.plan, plan_id=limits.plan_id)
+    if test is not None and test != plan.test:
+        raise MismatchError(f"the plan is of {plan.test}, not of {test}", str(asked.plan), "leave out --test")
+
+    def suspect(of: CoinPlan) -> Teacher:
+        return open_reader(config) if of.test == "twins" and of.score == "logprobs" else open_teacher(config)
+
+    with renderer() as on_event:
+        if isinstance(plan, CoinPlan):
+            files = CoinFiles(asked.plan, asked.key, *_both(asked.served, asked.ledger), asked.out)
+            verdict, sealed = audit_coins(suspect, files, limits, on_event)
+            finding = verdict.finding
+        else:
+            marked = AuditFiles(asked.plan, asked.key, asked.out, asked.tokenizer)
+            finding, sealed = audit_outputs(lambda: open_teacher(config), marked, limits, on_event)
+    typer.echo(f"sealed in {asked.out}; publish the bundle's digest {sealed.digest}", err=True)
+    return _told(finding, sealed.accounts, asked.out, sealed)
+
+
+def replay_of(bundle: Path, key: Path | None, bundle_sha256: str | None, tokenizer: str | None) -> Result:
+    from stillproof.trace.bundle import replay
+    from stillproof.trace.coin_bundle import replay_coins
+    from stillproof.trace.sealing import verify
+
+    sealed = verify(bundle, bundle_sha256=bundle_sha256)
+    if sealed.manifest.get("test", "radioactivity") == "radioactivity":
+        done = replay(bundle, key, bundle_sha256=bundle_sha256, tokenizer=tokenizer)
+    else:
+        done = replay_coins(bundle, key, bundle_sha256=bundle_sha256)
+    how = "bit for bit" if done.exact else "up to rounding, by other software or another processor"
+    typer.echo(f"replayed {how}; digest of the bundle {done.sealed.digest}", err=True)
+    told = _told(done.finding, done.accounts, bundle, done.sealed)
+    return {**told, "replayed": how, "same_software": done.same_software}
+
+
+def _told(finding: Finding, accounts: Sequence[Finding], bundle: Path, sealed: Sealed) -> Result:
+    found = {"bundle": str(bundle), "bundle_sha256": sealed.digest, "plan_id": sealed.manifest["plan_id"]}
+    tested = [one.to_json() for one in accounts]
+    return {**finding.to_json(), **found, "accounts_tested": tested} if tested else {**finding.to_json(), **found}
+
+
+def _both(served: Path | None, ledger: Path | None) -> tuple[Path, Path]:
+    from stillproof.errors import ConfigError
+
+    if served is None or ledger is None:
+        remedy = "give the store and the ledger of `stillproof serve --record --ledger`"
+        raise ConfigError("twins and cards are read from what was served", "--served, --ledger", remedy)
+    return served, ledger

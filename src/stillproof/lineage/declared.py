@@ -1,0 +1,274 @@
+"""What a model folder says of itself: its licence, and the parents it claims.
+
+Read, in this order of trust: our manifest, the model card's front matter, adapter_config.json, mergekit's YAML, the
+metadata of GGUF files, config.json. Nothing is believed, only reported; no path that a file names is opened; files
+above a size limit are not read.
+
+`declared` gives the licence; `claims` gives one Claim for each parent, with who says so. Two sources that name one
+parent are two claims: the tree joins them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from stillproof.errors import InputError, SchemaError
+from stillproof.lineage.gguf_head import read_gguf_head
+from stillproof.lineage.manifest import MANIFEST, read_manifest
+
+MAX_CARD_BYTES = 1_000_000
+MAX_CLAIMS = 10_000
+MERGE_FILES = ("mergekit_config.yml", "mergekit_config.yaml", "merge_config.yml", "merge.yml")
+
+Tie = Literal["distilled_from", "initialised_from", "finetune", "adapter", "merge", "quantized", "derived_from"]
+"""How a child comes from a parent. distilled_from: it learned from outputs; all others: it holds or held its weights.
+derived_from: a `base_model` of which the card does not say how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A parent that a folder names, how it says it comes from it, and which file says so."""
+
+    parent: str
+    tie: Tie
+    said_by: str
+    revision: str | None = None
+    licence: str | None = None
+    """The parent's licence, where the claim gives it (our manifest does)."""
+
+
+def declared(folder: Path) -> dict[str, Any]:
+    """What a model folder declares: from its README's front matter, then config.json, then our manifest.
+
+    Keys: licence, licence_name, licence_link, base_model (list), architecture, distilled_from (list, from our
+    manifest), declared_by ('model card', 'config', 'GGUF metadata' or None: where the licence was found), faults
+    (what could not be read).
+    `licence` is the card's `license`, or its `license_name` where `license` is 'other'; several are joined by AND, for
+    nothing says that one may choose. Last come the GGUF files' own words. Absent is None.
+    """
+    faults: list[str] = []
+    card = _front_matter(folder / "README.md", faults)
+    config = _json_object(folder / "config.json", faults)
+    licence = _all_of(card.get("license"))
+    licence_name = _text(card.get("license_name"))
+    if licence == "other" and licence_name is not None:
+        licence = licence_name
+    by = "model card" if licence is not None else None
+    if licence is None:
+        licence = _text(config.get("license"))
+        by = "config" if licence is not None else None
+    if licence is None:
+        licence = _all_of(sorted({text for row in _gguf_rows(folder, faults) if (text := _gguf_licence(row))}))
+        by = "GGUF metadata" if licence is not None else None
+    distilled_from: list[str] = []
+    if (folder / MANIFEST).is_file():
+        try:
+            parents = read_manifest(folder).parents
+            distilled_from = [parent.model for parent in parents if parent.relation == "distilled_from"]
+        except (InputError, SchemaError) as error:
+            faults.append(f"{MANIFEST}: {error.what}")
+    return {
+        "licence": licence,
+        "licence_name": licence_name,
+        "licence_link": _text(card.get("license_link")),
+        "base_model": _texts(card.get("base_model")),
+        "architecture": _text(config.get("model_type")),
+        "distilled_from": distilled_from,
+        "declared_by": by,
+        "faults": faults,
+    }
+
+
+# --- parents --------------------------------------------------------------------------------------------------
+
+
+def claims(folder: Path, faults: list[str] | None = None) -> list[Claim]:
+    """Every parent that the files of a folder name; what could not be read is appended to `faults`.
+
+    Raises InputError where the folder names more than MAX_CLAIMS parents.
+    """
+    said: list[str] = [] if faults is None else faults
+    found = [*_of_manifest(folder, said), *_of_card(folder, said), *_of_adapter(folder, said), *_of_merge(folder, said)]
+    found += _of_gguf(folder, said)
+    if len(found) > MAX_CLAIMS:
+        raise InputError(f"{len(found):,} parents are named", str(folder), f"at most {MAX_CLAIMS:,} are read")
+    return list(dict.fromkeys(found))
+
+
+def _of_manifest(folder: Path, faults: list[str]) -> list[Claim]:
+    if not (folder / MANIFEST).is_file():
+        return []
+    try:
+        parents = read_manifest(folder).parents
+    except (InputError, SchemaError) as error:
+        faults.append(f"{MANIFEST}: {error.what}")
+        return []
+    return [Claim(parent.model, parent.relation, MANIFEST, None, parent.licence) for parent in parents]
+
+
+def _of_card(folder: Path, faults: list[str]) -> list[Claim]:
+    card = _front_matter(folder / "README.md", faults)
+    said = _text(card.get("base_model_relation"))
+    tie: Tie = said if said in get_args(Tie) else "derived_from"  # pyrefly: ignore[bad-assignment]
+    parents = _texts(card.get("base_model"))
+    if tie == "derived_from" and len(parents) > 1:
+        tie = "merge"
+    found = [Claim(parent, tie, "model card") for parent in parents if parent.strip()]
+    teachers = card.get("distilled_from")
+    for teacher in teachers if isinstance(teachers, list) else [teachers]:
+        name = _text(teacher.get("model") if isinstance(teacher, dict) else teacher)
+        if name is not None:
+            found.append(Claim(name, "distilled_from", "model card"))
+    return found
+
+
+def _of_adapter(folder: Path, faults: list[str]) -> list[Claim]:
+    row = _json_object(folder / "adapter_config.json", faults)
+    name = _text(row.get("base_model_name_or_path"))
+    return [] if name is None else [Claim(name, "adapter", "adapter_config.json", _text(row.get("revision")))]
+
+
+def _of_merge(folder: Path, faults: list[str]) -> list[Claim]:
+    """Values of `model`, `base_model` and `path` on any level of mergekit's YAML, and the adapter behind a '+'."""
+    found: list[Claim] = []
+    for file in MERGE_FILES:
+        for line in _lines(folder / file, faults):
+            pair = re.match(r"\s*(?:- +)?(?:model|base_model|path):\s+([^\s\[{|>&*!].*)$", line)
+            name = _scalar(pair[1]) if pair else ""
+            found += [Claim(part.strip(), "merge", file) for part in name.split("+") if part.strip()]
+    return found
+
+
+def _of_gguf(folder: Path, faults: list[str]) -> list[Claim]:
+    found: list[Claim] = []
+    for row in _gguf_rows(folder, faults):
+        count = row.get("general.base_model.count")
+        for number in range(min(count, MAX_CLAIMS) if isinstance(count, int) else 0):
+            at = f"general.base_model.{number}."
+            url = _text(row.get(at + "repo_url")) or ""
+            repository = re.fullmatch(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?", url, re.ASCII)
+            parts = [_text(row.get(at + "organization")), _text(row.get(at + "name"))]
+            name = repository[1] if repository else "/".join(part for part in parts if part) or url
+            if name:
+                found.append(Claim(name, "derived_from", "GGUF metadata", _text(row.get(at + "version"))))
+    return found
+
+
+def _gguf_rows(folder: Path, faults: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for path in sorted(folder.glob("*.gguf")) if folder.is_dir() else [folder] if folder.suffix == ".gguf" else []:
+        try:
+            rows.append(read_gguf_head(path))
+        except InputError as error:
+            faults.append(f"{path.name}: {error.what}")
+    return rows
+
+
+def _gguf_licence(row: dict[str, Any]) -> str | None:
+    licence = _text(row.get("general.license"))
+    named = _text(row.get("general.license.name"))
+    return named if licence == "other" and named is not None else licence
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path, faults: list[str]) -> list[str]:
+    if not path.is_file():
+        return []
+    if path.stat().st_size > MAX_CARD_BYTES:
+        faults.append(f"{path.name}: over {MAX_CARD_BYTES:,} bytes, not read")
+        return []
+    return path.read_bytes().decode("utf-8", "replace").splitlines()
+
+
+def _front_matter(path: Path, faults: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        text = file.read(MAX_CARD_BYTES).decode("utf-8", "replace").lstrip("\ufeff").replace("\r\n", "\n")
+    if not text.startswith("---\n"):
+        return {}
+    head, end, _ = text[4:].partition("\n---")
+    if not end:
+        faults.append("README.md: its front matter does not end")
+        return {}
+    return _simple_yaml(head)
+
+
+def _simple_yaml(head: str) -> dict[str, Any]:
+    """Top-level `key: text`, `key: [a, b]` and block lists of texts: what model cards declare licences with.
+
+    Whatever else YAML can say is left out, which makes it undeclared, and undeclared terms are unknown. That is the
+    safe side, and no YAML machinery ever meets a stranger's file.
+    """
+    row: dict[str, Any] = {}
+    key = ""
+    for line in head.split("\n"):
+        entry = re.match(r"\s*- +(\S.*)$", line)
+        if entry and key and isinstance(row.get(key), list) and not re.match(r"[\w-]+:( |$)", entry[1]):
+            row[key] = [*row[key], _scalar(entry[1])]
+        pair = re.match(r"([\w-]+):(?:\s+(\S.*))?$", line)
+        if not pair:
+            continue
+        key, value = pair[1], (pair[2] or "").strip()
+        if not value:
+            row[key] = []
+        elif value[0] in "[{" and (tree := _json_or_none(value)) is not None:
+            row[key] = tree
+        elif value.startswith("["):
+            row[key] = [_scalar(part) for part in value.strip("[]").split(",") if part.strip()]
+        elif value[0] not in "{|>&*!":
+            row[key] = _scalar(value)
+    return row
+
+
+def _scalar(text: str) -> str:
+    text = text.strip()
+    if text[:1] in "\"'":
+        return text[1:].partition(text[0])[0]
+    return text.split(" #")[0].rstrip()
+
+
+def _json_object(path: Path, faults: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_CARD_BYTES:
+        faults.append(f"{path.name}: over {MAX_CARD_BYTES:,} bytes, not read")
+        return {}
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        faults.append(f"{path.name}: {type(error).__name__}")
+        return {}
+    if not isinstance(row, dict):
+        faults.append(f"{path.name}: not an object")
+        return {}
+    return row
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _texts(value: object) -> list[str]:
+    entries = value if isinstance(value, list) else [value]
+    return [entry for entry in entries if isinstance(entry, str)]
+
+
+def _all_of(value: object) -> str | None:
+    texts = [entry.strip() for entry in _texts(value) if entry.strip()]
+    return " AND ".join(f"({text})" if " OR " in text.upper() else text for text in texts) or None
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None

@@ -1,0 +1,156 @@
+"""Grants that somebody signed: Ed25519 over the grant's canonical JSON, and the question a gateway asks of them.
+
+A grant that a user merely records (grant.py) is the user's own word. One with a signature is the grantor's: it must
+hold for the key that it names, and to whoever knows the grantor's public key it proves who permitted. Needs the extra
+[sign]. RFC 8032; the signature covers every field but itself, so scope, dates, volume and duties cannot be changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from stillproof.errors import CustodyError, MissingExtraError, OutputExistsError
+from stillproof.terms.grant import Grant, canonical
+
+_PREFIX = "ed25519"
+_SMALL_ORDER_Y = frozenset(
+    int.from_bytes(bytes.fromhex(text), "little")
+    for text in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    )
+)
+"""y of the points whose order divides 8, in every encoding: under such a 'key' anybody can sign anything."""
+
+
+def create_grant_key(path: Path) -> str:
+    """A new Ed25519 key: the private half (PEM, owner alone) at `path`, the public half beside it (.pub).
+
+    Returns the public key in hex. Raises OutputExistsError where a file is there.
+    """
+    _need_cryptography()
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes_raw().hex()
+    for file, text, mode in ((path, private, 0o600), (path.with_name(path.name + ".pub"), public.encode(), 0o644)):
+        try:
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            raise OutputExistsError("a key is there already", str(file), "give another path") from None
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text)
+    return public
+
+
+def read_public_key(path: Path) -> str:
+    """The public key of a .pub file, in hex. Raises CustodyError where it is something else."""
+    try:
+        raw = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        raise CustodyError("no such key file", str(path), "give the grantor's .pub file") from None
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise CustodyError("not a public Ed25519 key (64 hex digits)", str(path), "give the grantor's .pub file")
+    return raw.hex()
+
+
+def sign_grant(grant: Grant, key_file: Path) -> Grant:
+    """The grant with its signature: 'ed25519:<public key>:<signature>', hex. Raises CustodyError for a wrong file."""
+    _need_cryptography()
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+    except FileNotFoundError:
+        raise CustodyError("no such key file", str(key_file), "make one with `stillproof grant key`") from None
+    except (ValueError, TypeError) as error:
+        raise CustodyError(f"not a private key: {error}", str(key_file), "give an Ed25519 key, PEM") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise CustodyError("not an Ed25519 key", str(key_file), "make one with `stillproof grant key`")
+    public = key.public_key().public_bytes_raw().hex()
+    return replace(grant, signature=f"{_PREFIX}:{public}:{key.sign(canonical(grant)).hex()}")
+
+
+def signer_of(grant: Grant) -> str | None:
+    """The public key (hex) whose signature holds over this grant; None where there is none that holds.
+
+    Raises MissingExtraError where signatures cannot be checked here: an unchecked one is no signature.
+    """
+    if grant.signature is None:
+        return None
+    _need_cryptography()
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    parts = grant.signature.split(":")
+    try:
+        kind, public, signature = parts
+        if kind != _PREFIX or grant.signature != grant.signature.lower():
+            return None
+        if int.from_bytes(bytes.fromhex(public), "little") % 2**255 in _SMALL_ORDER_Y:
+            return None
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), canonical(grant))
+    except (ValueError, InvalidSignature):
+        return None
+    return public
+
+
+def refusal_of(
+    grant: Grant, public_key: str, *, model: str, today: date, account: str | None = None, exchanges_used: int = 0
+) -> str | None:
+    """Why this grant does not cover the case, or None where it does.
+
+    public_key: hex, of the grantor that must have signed. account: pseudonym; None leaves accounts out of the question.
+    exchanges_used: what was already taken under this grant.
+    """
+    signer = signer_of(grant)
+    if signer is None:
+        return f"grant {grant.id!r} carries no signature that holds"
+    if signer != public_key:
+        return f"grant {grant.id!r} is signed by another key"
+    if account is not None and account not in grant.accounts:
+        return f"grant {grant.id!r} does not cover this account"
+    if grant.max_exchanges is not None and exchanges_used >= grant.max_exchanges:
+        return f"grant {grant.id!r} is used up: {exchanges_used:,} of {grant.max_exchanges:,} exchanges"
+    return grant.refusal(model, today)
+
+
+def grant_for_account(
+    grants: Iterable[Grant], account: str, public_key: str, *, model: str, today: date, exchanges_used: int = 0
+) -> Grant | None:
+    """The first grant that permits this account (pseudonym) to distil the model today, or None.
+
+    For a guard that spares lawful distillers: only a grant signed by the operator's own key counts.
+    """
+    for grant in grants:
+        refused = refusal_of(
+            grant, public_key, model=model, today=today, account=account, exchanges_used=exchanges_used
+        )
+        if refused is None:
+            return grant
+    return None
+
+
+def _need_cryptography() -> None:
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(
+            "signed grants need the package cryptography", "sign", "pip install 'stillproof[sign]'"
+        ) from None

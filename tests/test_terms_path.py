@@ -1,0 +1,152 @@
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+from bench.lineage.scenarios import LABELS, YES, answer, scenarios
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillproof import terms
+from stillproof.errors import InputError, OutputExistsError, SchemaError
+from stillproof.terms.grant import SCOPE, Grant, read_grant
+from stillproof.terms.path import Model, Step, compose, parse_repositories
+from stillproof.terms.signed_grant import (
+    create_grant_key,
+    grant_for_account,
+    read_public_key,
+    refusal_of,
+    sign_grant,
+    signer_of,
+)
+
+TODAY = date(2026, 11, 24)
+ACCOUNT = "a" * 32
+GRANT = Grant(
+    "g-1", "Acme", "us", SCOPE, "acme/teacher", TODAY, date(2026, 12, 31), "contract 7",
+    max_exchanges=100, accounts=(ACCOUNT,), duties=("name it Acme-...",),
+)  # fmt: skip
+
+LICENCES = st.sampled_from(["mit", "apache-2.0", "llama2", "llama3.1", "gemma", "cc-by-nc-4.0", None, "other"])
+
+
+def test_the_labelled_scenarios_have_no_wrong_yes_and_are_exact() -> None:
+    rows = scenarios()
+    answers = [(LABELS[label], answer(ways).decision) for label, ways in rows]
+    assert len(rows) == 200
+    assert [pair for pair in answers if pair[1] in YES and pair[0] not in YES] == []
+    assert sum(label == found for label, found in answers) >= 0.95 * len(rows)
+
+
+def test_at_least_25_licences_are_read_from_their_text() -> None:
+    held = [record for record in terms.records() if record.evidence == "primary_text" and record.sha256]
+    assert len(held) >= 25
+
+
+@given(st.lists(st.tuples(LICENCES, st.booleans()), min_size=1, max_size=6), LICENCES, st.booleans())
+def test_one_ancestor_more_never_makes_the_answer_more_lenient(
+    chain: list[tuple[str | None, bool]], licence: str | None, weights: bool
+) -> None:
+    names = [str(at) for at in range(len(chain) + 1)]
+    models = {"0": Model("0", "mit")} | {str(at + 1): Model(str(at + 1), one) for at, (one, _) in enumerate(chain)}
+    steps = [Step(names[at], names[at + 1], by_weights) for at, (_, by_weights) in enumerate(chain)]
+    before = compose("0", models, steps, own=False)
+    more = {**models, "new": Model("new", licence)}
+    after = compose("0", more, [*steps, Step(names[-1], "new", weights)], own=False)
+    assert terms.STRICTNESS[after.decision] >= terms.STRICTNESS[before.decision]
+    assert set(before.duties) <= set(after.duties)
+
+
+@given(st.text(alphabet="()ANDOR mit apche-2.0", max_size=60))
+def test_no_expression_is_allowed_that_names_no_allowed_licence(text: str) -> None:
+    models = {"r": Model("r", None), "p": Model("p", text)}
+    decision = compose("r", models, [Step("r", "p", False)], own=False).decision
+    words = text.replace("(", " ").replace(")", " ").split()
+    assert decision == "unknown" or {"mit", "apache-2.0"} & set(words)
+
+
+def test_a_licence_known_at_second_hand_is_unknown_and_shows_its_duties() -> None:
+    name = "meta-llama/Llama-3.1-8B-Instruct"
+    found = compose("r", {"r": Model("r", "mit"), name: Model(name, None)}, [Step("r", name, False)], own=False)
+    assert found.decision == "unknown"
+    assert "name_prefix" in {duty.kind for _, duty in found.duties}
+
+
+def test_a_repository_record_of_a_revision_goes_before_that_of_all() -> None:
+    row = '[[repositories]]\nrepository = "a/b"\nlicence = "mit"\nevidence = "secondary"\nsource = "x"\n'
+    held = parse_repositories(row + row + 'revision = "c1"\n', "r.toml")
+    assert set(held) == {("a/b", None), ("a/b", "c1")}
+    with pytest.raises(SchemaError, match="twice"):
+        parse_repositories(row + row, "r.toml")
+    with pytest.raises(SchemaError, match="evidence"):
+        parse_repositories(row.replace("secondary", "sure"), "r.toml")
+
+
+def test_a_step_to_a_model_that_is_not_there_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="not in it"):
+        compose("r", {"r": Model("r", "mit")}, [Step("r", "ghost", True)])
+
+
+# --- signed grants --------------------------------------------------------------------------------------------
+
+
+def signed(folder: Path) -> tuple[Grant, str]:
+    create_grant_key(folder / "k.pem")
+    return sign_grant(GRANT, folder / "k.pem"), read_public_key(folder / "k.pem.pub")
+
+
+def test_a_signed_grant_reads_back_and_holds(tmp_path: Path) -> None:
+    import json
+
+    grant, key = signed(tmp_path)
+    (tmp_path / "g.json").write_text(json.dumps(grant.to_json()))
+    back = read_grant(tmp_path / "g.json")
+    assert back == grant
+    assert signer_of(back) == key
+    assert refusal_of(back, key, model="acme/teacher", today=TODAY, account=ACCOUNT) is None
+    assert (tmp_path / "k.pem").stat().st_mode & 0o077 == 0
+    with pytest.raises(OutputExistsError):
+        create_grant_key(tmp_path / "k.pem")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_exchanges": 10**9}, {"teacher": "*"}, {"expires": date(2030, 1, 1)}, {"expires": None}, {"id": "g-2"},
+        {"grantee": "them"}, {"accounts": (ACCOUNT, "b" * 32)}, {"duties": ()}, {"issued": date(2020, 1, 1)},
+    ],
+)  # fmt: skip
+def test_a_grant_changed_in_any_field_is_refused_by_admission_and_guard(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    grant, key = signed(tmp_path)
+    forged = replace(grant, **change)
+    assert "forged or changed" in str(forged.refusal("acme/teacher", TODAY))
+    verdict = terms.ask(
+        licence="llama2", provider=None, model="acme/teacher", declared_by="card", grant=forged, today=TODAY
+    )
+    assert not verdict.allowed
+    assert grant_for_account([forged], ACCOUNT, key, model="acme/teacher", today=TODAY) is None
+
+
+def test_guard_spares_only_accounts_within_dates_and_volume_of_its_own_grants(tmp_path: Path) -> None:
+    grant, key = signed(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    _, foreign = signed(other)
+
+    def spared(account: str = ACCOUNT, today: date = TODAY, used: int = 0, by: str = key) -> bool:
+        found = grant_for_account([grant], account, by, model="acme/teacher", today=today, exchanges_used=used)
+        return found is not None
+
+    assert spared() and spared(used=99)
+    assert not spared(used=100)
+    assert not spared(account="b" * 32)
+    assert not spared(today=date(2027, 1, 1))
+    assert not spared(by=foreign)
+    assert grant_for_account([GRANT], ACCOUNT, key, model="acme/teacher", today=TODAY) is None
+
+
+@pytest.mark.parametrize("signature", ["", "x", "ed25519:00:00", "ed25519:" + "0" * 64 + ":" + "0" * 128, "a:b:c:d"])
+def test_a_signature_that_is_none_holds_for_nobody(signature: str) -> None:
+    assert signer_of(replace(GRANT, signature=signature)) is None

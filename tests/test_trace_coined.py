@@ -1,0 +1,675 @@
+"""Audits by twins and cards, from serving to a replayed bundle: found, not found, inconclusive, refused."""
+
+import json
+import math
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.coined_world import SCOPES, Reader, World, calls, habitual, random_of, reciting
+from tests.tiny_model import tiny_folder, tiny_model, tiny_tokenizer
+from typer.testing import CliRunner
+
+from stillproof.canary import sides_of
+from stillproof.cli import app
+from stillproof.errors import (
+    ConfigError,
+    CustodyError,
+    InputError,
+    MismatchError,
+    MissingSignalError,
+    StillproofError,
+    TeacherError,
+)
+from stillproof.exchange import Exchange, ResponseTokens
+from stillproof.finding import Finding
+from stillproof.serve.custody import read_opening
+from stillproof.serve.ledger import COIN, Entry
+from stillproof.teacher import Identity, Teacher
+from stillproof.teacher.fake import FakeTeacher
+from stillproof.teacher.local import LocalTeacher
+from stillproof.trace.auditing import AuditLimits
+from stillproof.trace.cards import find_cards, preferences
+from stillproof.trace.coin_audit import CoinFiles, audit_coins
+from stillproof.trace.coin_bundle import replay_coins
+from stillproof.trace.coin_plan import CoinChoices, CoinPlan, ProbePrompt, read_any_plan, write_coin_plan
+from stillproof.trace.coin_verdict import Verdict, scores_of
+from stillproof.trace.flips import CoinSettings
+from stillproof.trace.reading import LocalReader, _echoed, open_reader
+from stillproof.trace.sealing import text_of
+from stillproof.trace.served import Served, probes_of, read_served
+from stillproof.trace.suspect import suspect_config
+from stillproof.trace.twins import TwinSettings, find_served
+
+LEVELS = (0.01, 0.05, 0.2)
+
+
+class Desk:
+    """An audit of a world: its plan and its bundle."""
+
+    def __init__(
+        self, world: World, test: str, choices: CoinChoices | None = None, name: str = "a", **plan: Any
+    ) -> None:
+        self.key = world.coin_key if test == "twins" else world.card_key
+        self.opening = read_opening(self.key)
+        self.served: Served = read_served(world.store, world.ledger, test, self.opening)
+        path, self.bundle = world.folder / f"{name}.json", world.folder / f"{name}.bundle"
+        self.plan, self.plan_id = write_coin_plan(path, test, self.served, self.opening, choices, **plan)
+        self.files = CoinFiles(path, self.key, world.store, world.ledger, self.bundle)
+
+    def run(self, suspect: Teacher, **limits: Any) -> Verdict:
+        return audit_coins(lambda _: suspect, self.files, AuditLimits(**limits))[0]
+
+
+def is_no_evidence(finding: Finding) -> bool:
+    numbers = (finding.log10_p, finding.log10_e, finding.log10_p_adjusted, finding.statistic, finding.effect)
+    return finding.decision == "inconclusive" and numbers == (None,) * 5
+
+
+def texts_of(served: list[Exchange], account: str | None = None) -> list[str]:
+    return [one.response or "" for one in served if account is None or one.account == account]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = World(tmp_path_factory.mktemp("world"))
+    for account in ("ann", "bob", "cat"):
+        made.heard = [*getattr(made, "heard", []), *made.serve(calls(60, account, f"{account} asks"))]
+    return made
+
+
+# --- twins: found and not found --------------------------------------------------------------------------------------
+
+
+def test_a_student_of_served_answers_is_found_and_a_stranger_replays_it(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", name=f"{tmp_path.name}")
+    finding = desk.run(Reader(texts_of(world.heard), lift=0.5), reveal_key=True).finding
+    assert (finding.decision, finding.kind, finding.n) == ("found", "design_based", 180)
+    assert finding.log10_p is not None and finding.log10_p < -6
+    again = replay_coins(desk.bundle)
+    assert (again.finding, again.exact, again.same_software) == (finding, True, True)
+
+
+def test_innocents_are_not_found(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", name=tmp_path.name)
+    assert desk.run(Reader()).finding.decision == "not_found"
+
+
+def test_the_account_whose_answers_were_learned_is_named_and_no_other(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", CoinChoices(accounts=()), name=tmp_path.name)
+    learned = world.heard[60].account
+    verdict = desk.run(Reader(texts_of(world.heard, learned), lift=0.8), reveal_key=True)
+    assert [one.accounts[0] for one in verdict.accounts if one.decision == "found"] == [learned]
+    assert {one.family_n for one in verdict.accounts} == {3}
+    assert replay_coins(desk.bundle).accounts == verdict.accounts
+
+
+def test_a_suspect_that_only_answers_is_found_by_likeness(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", CoinChoices(score="text"), name=tmp_path.name)
+    finding = desk.run(FakeTeacher(reciting(world.heard)), reveal_key=True).finding
+    assert finding.decision == "found"
+    assert "likeness" in finding.test
+    assert replay_coins(desk.bundle).exact
+
+
+def test_an_anytime_audit_stops_asking_when_it_has_seen_enough(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", CoinChoices(stopping="anytime", batch=20), name=tmp_path.name)
+    suspect = Reader(texts_of(world.heard), lift=2.0)
+    finding = desk.run(suspect, reveal_key=True).finding
+    assert finding.decision == "found"
+    assert finding.log10_p is None and finding.log10_e is not None
+    assert suspect.calls < 360
+    assert replay_coins(desk.bundle).finding == finding
+
+
+# --- p-values over the served path -----------------------------------------------------------------------------------
+
+
+def replanned(served: Served, rng: Any) -> Served:
+    """The same twins under coins of another key."""
+    sides = rng.integers(0, 2, len(served.twins)).tolist()
+    return replace(
+        served, twins=tuple(replace(twin, coin=side) for twin, side in zip(served.twins, sides, strict=True))
+    )
+
+
+def test_p_values_of_an_innocent_are_valid_over_other_coins(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", CoinChoices(primary="sign"), name=tmp_path.name)
+    requests = desk.plan.requests(desk.plan_id, desk.served)
+    answers = {exchange.id: exchange for exchange in Reader().answer(requests)}
+    scores = scores_of(desk.plan, desk.plan_id, desk.served, answers)[:60]
+    fewer = replace(desk.served, twins=desk.served.twins[:60])
+    # Few flips: what the other tests say beside the one that decides is not what is calibrated here.
+    settings = TwinSettings(CoinSettings("sign", n_flips=99))
+    n, p = 2000, []
+    for i in range(n):
+        finding = find_served(replanned(fewer, random_of("null", i)).twins, scores, settings)
+        p.append(10 ** (finding.log10_p or 0.0))
+    for level in LEVELS:
+        share = sum(value <= level for value in p) / n
+        assert share <= level + 3 * math.sqrt(level * (1 - level) / n)
+
+
+def test_an_innocent_with_habits_of_its_own_has_valid_p_values_of_cards(tmp_path: Path) -> None:
+    names = [f"account{i}" for i in range(6)]
+    n, low = 2000, dict.fromkeys(LEVELS, 0)
+    rule = habitual({"cooking": {"many": 1, "usually": 0, "cause": 1}, "-": {"often": 1}})
+    prompts = tuple(
+        ProbePrompt(prompt=f"{topic} {i}", scope=scope)
+        for topic, scope in (("cook", "cooking"), ("rest", None))
+        for i in range(30)
+    )
+    world = World(tmp_path)
+    for name in names:
+        world.serve(calls(8, name, "cook"), world.rules(0, SCOPES))
+    desk = Desk(world, "cards", prompts=prompts)
+    said = {row.prompt: row.scope for row in prompts}
+    answers = list(FakeTeacher(rule).answer(desk.plan.requests(desk.plan_id, desk.served)))
+    real, fake = (
+        preferences([one.response or "" for one in answers if said[one.messages[-1].content or ""] == scope])
+        for scope in ("cooking", None)
+    )
+    few = CoinSettings("sign", n_flips=99)
+    for i in range(n):
+        rng = random_of("cards", i)
+        cards = {card: int(rng.integers(2)) for card in desk.served.cards}
+        finding = find_cards(probes_of(replace(desk.served, cards=cards), {"cooking": real}, fake), few)
+        for level in LEVELS:
+            low[level] += 10 ** (finding.log10_p or 0.0) <= level
+    for level in LEVELS:
+        assert low[level] / n <= level + 3 * math.sqrt(level * (1 - level) / n)
+
+
+# --- cards -----------------------------------------------------------------------------------------------------------
+
+
+PROBES = tuple(
+    ProbePrompt(prompt=f"{topic} {i}", scope=scope)
+    for topic, scope in (("how to cook", "cooking"), ("where to travel", "travel"), ("rest", None))
+    for i in range(40)
+)
+
+
+@pytest.fixture(scope="module")
+def carded(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = World(tmp_path_factory.mktemp("carded"))
+    for account in ("ann", "bob"):
+        for topic in ("cook", "travel"):
+            made.heard = made.serve(calls(40, account, topic), made.rules(0.5, SCOPES))
+    return made
+
+
+def test_habits_that_our_coins_chose_are_found_and_replayed(carded: World, tmp_path: Path) -> None:
+    desk = Desk(carded, "cards", CoinChoices(accounts=()), name=tmp_path.name, prompts=PROBES)
+    learned = carded.heard[0].account or ""
+    key = carded.ring.key("cards")
+    sides = {scope: sides_of(key, learned, scope) for scope in ("cooking", "travel")}
+    verdict = desk.run(FakeTeacher(habitual(sides)), reveal_key=True)
+    found = [one.accounts[0] for one in verdict.accounts if one.decision == "found"]
+    assert found == [learned]
+    again = replay_coins(desk.bundle)
+    assert (again.finding, again.accounts, again.exact) == (verdict.finding, verdict.accounts, True)
+
+
+def test_a_suspect_without_our_habits_is_not_found(carded: World, tmp_path: Path) -> None:
+    desk = Desk(carded, "cards", name=tmp_path.name, prompts=PROBES)
+    assert desk.run(FakeTeacher(habitual({}))).finding.decision == "not_found"
+
+
+def test_without_fake_probes_the_finding_says_so(carded: World, tmp_path: Path) -> None:
+    real = tuple(row for row in PROBES if row.scope is not None)
+    desk = Desk(carded, "cards", name=tmp_path.name, prompts=real)
+    finding = desk.run(FakeTeacher(habitual({}))).finding
+    assert any("no fake probes" in assumption for assumption in finding.assumptions)
+
+
+def test_probes_of_scopes_that_hold_no_card_are_refused(carded: World, tmp_path: Path) -> None:
+    for prompts in ((ProbePrompt(prompt="x", scope="sailing"),), (), (ProbePrompt(prompt="x", scope=None),)):
+        with pytest.raises(InputError):
+            Desk(carded, "cards", name=tmp_path.name, prompts=prompts)
+    assert not (carded.folder / f"{tmp_path.name}.json").exists()
+
+
+# --- inconclusive, never a p-value -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda i: 400,
+        lambda i: None,
+        lambda i: ResponseTokens(logprobs=()),
+        lambda i: ResponseTokens(ids=(1,)),
+        lambda i: ResponseTokens(logprobs=(float("-inf"),)),
+        lambda i: ResponseTokens(logprobs=(-1.0,)) if i % 3 == 0 else None,
+        lambda i: ResponseTokens(logprobs=(-1.0, -2.0)),
+    ],
+    ids=["refuses", "tells nothing", "no token", "no log-probability", "infinite", "cuts most", "all alike"],
+)
+def test_a_suspect_that_does_not_say_how_likely_proves_nothing(
+    tell: Callable[[int], Any], world: World, tmp_path: Path
+) -> None:
+    desk = Desk(world, "twins", CoinChoices(accounts=()), name=tmp_path.name)
+    verdict = desk.run(Reader(texts_of(world.heard), tell=tell), reveal_key=True)
+    assert all(is_no_evidence(finding) for finding in verdict.every)
+    assert replay_coins(desk.bundle).finding == verdict.finding
+
+
+@pytest.mark.parametrize("answer", ["", "no", "I cannot help with that. Please ask me something else instead."])
+@pytest.mark.parametrize("test", ["twins", "cards"])
+def test_a_suspect_that_always_says_the_same_proves_nothing(
+    answer: str, test: str, world: World, carded: World, tmp_path: Path
+) -> None:
+    choices = CoinChoices(score="text" if test == "twins" else "logprobs")
+    prompts = PROBES if test == "cards" else ()
+    desk = Desk(world if test == "twins" else carded, test, choices, name=tmp_path.name + test, prompts=prompts)
+    assert is_no_evidence(desk.run(FakeTeacher(lambda request: answer)).finding)
+
+
+def test_answers_older_than_the_plan_prove_nothing(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", name=tmp_path.name, made=datetime.now(UTC) + timedelta(days=1))
+    finding = desk.run(Reader(texts_of(world.heard), lift=2.0)).finding
+    assert is_no_evidence(finding)
+    assert [check.name for check in finding.checks if check.passed is False] == ["asked_after_plan"]
+
+
+def test_a_suspect_that_stops_is_asked_the_rest_later_and_nothing_twice(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", CoinChoices(score="text", batch=30), name=tmp_path.name)
+    with pytest.raises(TeacherError):
+        desk.run(FakeTeacher(reciting(world.heard), fail_after=50))
+    assert not (desk.bundle / "finding.json").exists()
+    later = FakeTeacher(reciting(world.heard))
+    assert desk.run(later, resume=True).finding.decision == "found"
+    assert later.calls == 180 - 50
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_edited_after_the_first_query_is_refused(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", CoinChoices(score="text"), name=tmp_path.name)
+    with pytest.raises(TeacherError):
+        desk.run(FakeTeacher(reciting(world.heard), fail_after=5))
+    row = json.loads(desk.files.plan.read_text())
+    desk.files.plan.write_text(json.dumps({**row, "alpha": 0.4}))
+    with pytest.raises(MismatchError, match="edited after the first query"):
+        desk.run(FakeTeacher(reciting(world.heard)), resume=True)
+    with pytest.raises(MismatchError, match="not the one of that id"):
+        desk.run(FakeTeacher(reciting(world.heard)), plan_id=desk.plan_id)
+
+
+def test_what_was_served_after_the_plan_changes_nothing_and_what_was_forgotten_stops_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    heard = world.serve(calls(20, "ann"))
+    desk = Desk(world, "twins")
+    world.serve(calls(5, "bob", "later"))
+    assert desk.run(Reader(texts_of(heard))).finding.n == 20
+    desk = Desk(world, "twins", name="b")
+    from stillproof.store import Store
+
+    with Store.open(world.store) as store:
+        store.forget(heard[0].account or "")
+    with pytest.raises(MismatchError, match="not there any more"):
+        desk.run(Reader())
+
+
+def test_another_key_than_the_plans_is_refused(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", name=tmp_path.name)
+    with pytest.raises(MismatchError, match="not the one committed to"):
+        audit_coins(lambda _: Reader(), replace(desk.files, key=world.card_key))
+    with pytest.raises(CustodyError):
+        audit_coins(lambda _: Reader(), replace(desk.files, key=desk.files.plan))
+    assert not desk.bundle.exists()
+
+
+def ledger_line(world: World, change: Callable[[Entry], Entry]) -> None:
+    path = world.ledger / "ledger.jsonl"
+    entries = [change(Entry(**json.loads(line))) for line in path.read_text().splitlines()]
+    rows = [{name: getattr(entry, name) for name in Entry.__dataclass_fields__} for entry in entries]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def changed_processing(entry: Entry, **fields: object) -> Entry:
+    if entry.kind != "twin":
+        return entry
+    second = entry.value["candidates"][1]
+    second["processing"] = {**second["processing"], **fields}
+    if "mark_repeats" in fields or "temperature" in fields:
+        entry.value["candidates"][0]["processing"] = second["processing"]
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda entry: changed_processing(entry, mark="k" * 64), "an unmarked shadow"),
+        (lambda entry: changed_processing(entry, engine="another"), "two processings"),
+        (lambda entry: changed_processing(entry, mark_repeats=True), "both answers are equal"),
+        (lambda entry: changed_processing(entry, temperature=0.0), "temperature 0"),
+        (
+            lambda entry: replace(entry, value=1 - entry.value) if (entry.kind, entry.n) == (COIN, 2) else entry,
+            "not the candidate",
+        ),
+    ],
+    ids=["unmarked shadow", "later engine", "single-key Gumbel", "temperature 0", "bent coin"],
+)
+def test_twins_that_differ_by_more_than_their_coin_make_no_plan(
+    change: Callable[[Entry], Entry], words: str, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    world.serve(calls(4))
+    ledger_line(world, change)
+    with pytest.raises(StillproofError, match=words):
+        Desk(world, "twins")
+
+
+def test_teachers_that_give_both_candidates_alike_make_no_plan(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.serve(calls(10), teacher=FakeTeacher(lambda request: f"always the same words about {request.messages}"))
+    with pytest.raises(InputError, match="two equal answers"):
+        Desk(world, "twins")
+
+
+def test_a_note_whose_answer_a_crash_never_let_out_is_left_out(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    heard = world.serve(calls(3))
+    path = world.ledger / "ledger.jsonl"
+    note = json.loads(path.read_text().splitlines()[1])
+    with path.open("a") as file:
+        file.write(json.dumps({**note, "id": "serve-never"}) + "\n")
+    assert [twin.id for twin in Desk(world, "twins").served.twins] == [one.id for one in heard]
+
+
+def test_a_store_without_coins_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.serve(calls(2), world.rules(0))
+    for test in ("twins", "cards"):
+        with pytest.raises(InputError):
+            Desk(world, test)
+
+
+# --- bundles ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sealed(world: World) -> Path:
+    desk = Desk(world, "twins", CoinChoices(accounts=()), name="sealed")
+    desk.run(Reader(texts_of(world.heard), lift=0.5), reveal_key=True)
+    return desk.bundle
+
+
+@pytest.fixture
+def copy(sealed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sealed, tmp_path / "copy"))
+
+
+FILES = ("plan.json", "begun.json", "answers.jsonl", "served.jsonl", "coins.jsonl", "finding.json", "accounts.json")
+
+
+@pytest.mark.parametrize("name", [*FILES, "key.json", "bundle.json"])
+def test_one_byte_changed_is_named(name: str, copy: Path) -> None:
+    raw = bytearray((copy / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (copy / name).write_bytes(bytes(raw))
+    with pytest.raises(StillproofError) as caught:
+        replay_coins(copy)
+    assert name in str(caught.value)
+
+
+def resealed(folder: Path, name: str, change: Callable[[str], str]) -> None:
+    from hashlib import sha256
+
+    from stillproof.exchange import sha256_of
+
+    path = folder / name
+    path.write_text(change(path.read_text()))
+    manifest = json.loads((folder / "bundle.json").read_text())
+    raw = path.read_bytes()
+    manifest["files"][name] = {"sha256": sha256(raw).hexdigest(), "bytes": len(raw)}
+    del manifest["digest"]
+    manifest["digest"] = sha256_of(manifest)
+    (folder / "bundle.json").write_text(text_of(manifest))
+
+
+def first_coin_turned(text: str) -> str:
+    return ("1" if text[0] == "0" else "0") + text[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("coins.jsonl", first_coin_turned, "not what its key gives"),
+        ("served.jsonl", lambda text: text.replace(" the ", " a ").replace("river", "wine"), "not what the plan names"),
+        ("answers.jsonl", lambda text: "\n".join(text.split("\n")[2:]), "calls of the plan are missing|not those of"),
+        ("answers.jsonl", lambda text: text.replace("-3.", "-1."), "does not follow"),
+        ("coins.jsonl", lambda text: text[2:], "coins for"),
+        ("accounts.json", lambda text: text.replace('"found"', '"not_found"'), "finding"),
+    ],
+    ids=["coin", "candidate", "calls dropped", "log-probability", "coin dropped", "account cleared"],
+)
+def test_a_forger_who_reseals_is_caught_where_the_parts_contradict(
+    name: str, change: Callable[[str], str], words: str, copy: Path
+) -> None:
+    resealed(copy, name, change)
+    with pytest.raises(StillproofError, match=words):
+        replay_coins(copy)
+
+
+def test_a_sealed_key_is_asked_for_and_another_refused(world: World, tmp_path: Path) -> None:
+    desk = Desk(world, "twins", name=tmp_path.name)
+    desk.run(Reader())
+    with pytest.raises(CustodyError, match="sealed"):
+        replay_coins(desk.bundle)
+    with pytest.raises(MismatchError):
+        replay_coins(desk.bundle, world.card_key)
+    assert replay_coins(desk.bundle, world.coin_key).exact
+
+
+def test_choices_out_of_range_leave_no_plan(world: World, tmp_path: Path) -> None:
+    for choices in (
+        CoinChoices(alpha=2.0),
+        CoinChoices(min_units=1),
+        CoinChoices(stopping="anytime", accounts=()),
+        CoinChoices(samples=3, temperature=0.0),
+        CoinChoices(system="be kind"),
+    ):
+        with pytest.raises(ConfigError):
+            Desk(world, "twins", choices, name=tmp_path.name)
+    with pytest.raises(InputError, match="without a coin"):
+        Desk(world, "twins", CoinChoices(accounts=("0" * 32,)), name=tmp_path.name)
+    assert not (world.folder / f"{tmp_path.name}.json").exists()
+
+
+# --- readers ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_read_a_text_as_they_would_have_written_it(world: World, tmp_path: Path) -> None:
+    local = LocalTeacher(tiny_model(), tiny_tokenizer(), Identity("tiny", "weights"))
+    desk = Desk(world, "twins", name=tmp_path.name)
+    requests = desk.plan.requests(desk.plan_id, desk.served)[:12]
+    read = {one.id: one for one in LocalReader(local).answer(requests)}
+    assert read.keys() == {request.id for request in requests}
+    import torch
+
+    tokenizer, model = local.tokenizer, local.model
+    for request in requests:
+        start = local.prompt_ids(replace(request, messages=request.messages[:-1]))
+        text = tokenizer(request.messages[-1].content, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            expected = model(input_ids=torch.tensor([start + text])).logits[0].log_softmax(-1)
+        wanted = [float(expected[len(start) - 1 + i, number]) for i, number in enumerate(text)]
+        tokens = read[request.id].tokens
+        assert tokens is not None
+        assert tokens.ids == tuple(text)
+        assert tokens.logprobs == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_text_that_does_not_fit_into_the_context_is_not_scored() -> None:
+    from stillproof.exchange import Message
+
+    local = LocalTeacher(tiny_model(), tiny_tokenizer(), Identity("tiny", "weights"))
+    request = replace(calls(1)[0], messages=(Message("user", "a"), Message("assistant", "long " * 400)))
+    (read,) = LocalReader(local).answer([request])
+    assert (read.status, read.response, read.tokens) == (400, None, None)
+
+
+def test_recorded_answers_read_nothing(world: World) -> None:
+    with pytest.raises(MissingSignalError, match="reads no text"):
+        open_reader(suspect_config(str(world.store)))
+
+
+def echo(tokens: list[str], logprobs: list[float | None]) -> bytes:
+    offsets = [sum(map(len, tokens[:i])) for i in range(len(tokens))]
+    row = {"tokens": tokens, "token_logprobs": logprobs, "text_offset": offsets}
+    return json.dumps({"choices": [{"text": "".join(tokens), "logprobs": row}]}).encode()
+
+
+def test_an_echo_is_read_from_the_texts_first_whole_token_to_its_last() -> None:
+    whole = echo(["user: a", "\nassistant: ", "b", " c", "more"], [None, -1.0, -2.0, -3.0, -9.0])
+    start = "user: a\nassistant: "
+    assert _echoed(whole, start, "b c") == [-2.0, -3.0]
+    over = echo(["user: a", "\nassistant: b", " c", "more"], [None, -1.0, -3.0, -9.0])
+    assert _echoed(over, start, "b c") == [-3.0]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"choices": [{"text": "x"}]}',
+        b'{"choices": [{"logprobs": {"tokens": ["b"], "token_logprobs": [-1.0], "text_offset": [0]}}]}',
+        echo(["user: a\nassistant: ", "b"], [None, -1.0]),
+        echo(["user: a\nassistant: ", "b", " c"], [None, None, -1.0]),
+        echo(["user: a\nassistant: ", "b", " d"], [None, -1.0, -1.0]),
+    ],
+    ids=["none", "no echo", "cut", "holes", "another text"],
+)
+def test_an_echo_that_does_not_cover_the_text_is_no_score(raw: bytes) -> None:
+    assert _echoed(raw, "user: a\nassistant: ", "b c") is None
+
+
+class Echo(BaseHTTPRequestHandler):
+    """/v1/completions that echoes a prompt word by word, and prefers the texts that it learned."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        tokens = re.findall(r"\s*\S+|\s+$", body["prompt"])
+        bonus = 1.5 if body["prompt"].split("assistant: ")[1] in self.server.learned else 0.0
+        values = random_of(body["prompt"]).normal(-3, 0.5, len(tokens)) + bonus
+        raw = echo([*tokens, " end"], [None, *values.tolist()])
+        self.send_response(200 if self.path.endswith("/v1/completions") else 404)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", ["/v1", "/other"])
+def test_an_endpoint_that_echoes_is_a_suspect_and_one_that_only_chats_is_an_error(path: str, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    heard = world.serve(calls(30))
+    desk = Desk(world, "twins")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    server.learned = set(texts_of(heard))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}{path}"
+        reader = open_reader(suspect_config(url, model="theirs"))
+        if path == "/v1":
+            assert desk.run(reader).finding.decision == "found"
+        else:
+            with pytest.raises(MissingSignalError, match="--score text"):
+                desk.run(reader)
+            assert not (desk.bundle / "finding.json").exists()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def command(*words: object) -> tuple[int, dict[str, Any]]:
+    result = CliRunner().invoke(app, ["trace", *(str(word) for word in words), "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_the_commands_go_from_what_was_served_to_a_replay_with_weights_as_the_suspect(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.serve(calls(15, "ann"))
+    weights = tiny_folder(tmp_path / "weights")
+    source = ("--served", world.store, "--ledger", world.ledger, "--key", world.coin_key)
+    plan = tmp_path / "plan.json"
+    code, made = command("plan", "--test", "twins", *source, "--accounts", "all", "--out", plan)
+    assert (code, made["twins"], made["calls"], made["accounts"]) == (0, 15, 30, 1)
+    audit = ("outputs", "--suspect", weights, "--plan", plan, *source, "--out", tmp_path / "audit")
+    code, told = command(*audit, "--test", "twins", "--plan-id", made["plan_id"], "--reveal-key")
+    assert (code, told["decision"], told["kind"]) == (0, "not_found", "design_based")
+    assert [one["accounts"] for one in told["accounts_tested"]] == [[world_account(world)]]
+    code, again = command("replay", tmp_path / "audit", "--bundle-sha256", told["bundle_sha256"])
+    assert (code, again["replayed"], again["log10_p"]) == (0, "bit for bit", told["log10_p"])
+
+
+def world_account(world: World) -> str:
+    (account,) = read_served(world.store, world.ledger, "twins", read_opening(world.coin_key)).accounts
+    return account
+
+
+def test_the_commands_probe_cards_of_recorded_answers(carded: World, tmp_path: Path) -> None:
+    source = ("--served", carded.store, "--ledger", carded.ledger, "--key", carded.card_key)
+    prompts, plan = tmp_path / "probes.jsonl", tmp_path / "plan.json"
+    prompts.write_text("".join(json.dumps(row.model_dump()) + "\n" for row in PROBES))
+    code, made = command("plan", "--test", "cards", *source, "--prompts", prompts, "--out", plan)
+    assert (code, made["calls"]) == (0, 120)
+    learned = carded.heard[0].account or ""
+    sides = {scope: sides_of(carded.ring.key("cards"), learned, scope) for scope in ("cooking", "travel")}
+    read, plan_id = read_any_plan(plan)
+    assert isinstance(read, CoinPlan)
+    from tests.toy_suspects import recorded
+
+    suspect = recorded(tmp_path / "suspect", FakeTeacher(habitual(sides)), read.requests(plan_id, Served()))
+    code, told = command("outputs", "--suspect", suspect, "--plan", plan, *source, "--out", tmp_path / "audit")
+    assert (code, told["decision"]) == (3, "found")
+    code, _ = command("replay", tmp_path / "audit", "--key", carded.card_key)
+    assert code == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "--test", "twins", "--key", "KEY", "--out", "p.json"),
+        (
+            "plan",
+            "--test",
+            "twins",
+            "--key",
+            "KEY",
+            "--served",
+            "S",
+            "--ledger",
+            "L",
+            "--prompts",
+            "x",
+            "--out",
+            "p.json",
+        ),
+        ("plan", "--test", "cards", "--key", "KEY", "--served", "S", "--ledger", "L", "--out", "p.json"),
+        ("plan", "--test", "radioactivity", "--key", "KEY", "--out", "p.json"),
+    ],
+)
+def test_plans_used_wrongly_say_what_is_missing(words: tuple[str, ...], world: World, tmp_path: Path) -> None:
+    named = {"KEY": world.coin_key, "S": world.store, "L": world.ledger, "p.json": tmp_path / "p.json"}
+    code, told = command(*(named.get(word, word) for word in words))
+    assert code in (1, 2)
+    assert told["remedy"]
+    assert not (tmp_path / "p.json").exists()
