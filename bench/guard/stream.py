@@ -68,7 +68,7 @@ def replayed(job: tuple[World, Path | None, Path]) -> dict[str, Any]:
         log = Path(folder) / "log"
         compose(world, log)
         measured, _ = measure_log(log, settings)
-        e, _ = by_horizon(measured, load_reference(settings), standard())
+        e, _, _ = by_horizon(measured, load_reference(settings), standard())
         row = told(log, measured, alarms(measured, e)) | {"world": world.name}
     out.write_text(json.dumps(row))
     return row

@@ -36,8 +36,9 @@ class ScoredCluster:
     p: float
     """At the latest horizon; told, not used."""
     rank: int
+    """At the latest horizon."""
     n_reference: int
-    """Groups of the reference it was ranked among."""
+    """Groups of the largest reference that it was ranked among at any horizon: what bounds `e`."""
     cluster_class: str
     n_units: int
     reached: float = 1.0

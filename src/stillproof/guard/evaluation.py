@@ -20,7 +20,7 @@ def against_truth(folder: Path, findings: Sequence[Mapping[str, Any]]) -> dict[s
     account_recall: members of campaigns that were named, over all members, blind spots left out.
     account_fpr: honest accounts that were named, over all honest accounts.
     campaign_recall: campaigns of which one half of the members were named.
-    fdp: findings of which less than half of the accounts belong to a campaign, over all findings.
+    fdp: findings of which less than half of the accounts belong to a campaign, over those that name any.
 
     Raises InputError where the folder is no composed world.
     """
@@ -36,14 +36,15 @@ def against_truth(folder: Path, findings: Sequence[Mapping[str, Any]]) -> dict[s
         else:
             by_class[family].add(account)
     guilty = set().union(*members.values()) if members else set()
-    false = [f for f in findings if len(guilty & set(f["accounts"])) < HALF * max(len(f["accounts"]), 1)]
+    naming = [f for f in findings if f["accounts"]]
+    false = [f for f in naming if len(guilty & set(f["accounts"])) < HALF * len(f["accounts"])]
     seen = [campaign for campaign in members if family_of[campaign] not in BLIND_SPOTS]
     return {
         "account_recall": _share([named & members[c] for c in seen], [members[c] for c in seen]),
         "account_fpr": _share(by_class.values(), by_class.values(), named),
         "campaign_recall": _mean([_is_found(members[c], named) for c in seen]),
-        "fdp": len(false) / len(findings) if findings else 0.0,
-        "n_findings": len(findings),
+        "fdp": len(false) / len(naming) if naming else 0.0,
+        "n_findings": len(naming),
         "n_false_findings": len(false),
         "n_campaigns": len(members),
         "n_honest_accounts": sum(map(len, by_class.values())),

@@ -34,19 +34,23 @@ POSSIBLE = {
 
 Latest = dict[int, tuple[Ranked, int]]
 """Cluster -> its ranks at the longest horizon reached, and its row there."""
+Sizes = NDArray[np.int64]
+"""[K] the largest reference that each cluster was ranked among at any horizon; 0 where none was reached."""
 
 
-def by_horizon(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[NDArray[np.float64], Latest]:
+def by_horizon(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[NDArray[np.float64], Latest, Sizes]:
     """e-values of every frozen cluster at every horizon, shape [K, H], NaN where not reached. H0 of each: see NULL."""
     e = np.full((len(measured.frozen), len(HORIZONS_H)), np.nan)
     latest: Latest = {}
+    sizes = np.zeros(len(measured.frozen), np.int64)
     for place, horizon in enumerate(HORIZONS_H):
         at = np.flatnonzero(measured.case_horizon_h == horizon)
         values = {name: column[at] for name, column in measured.signals.items()}
         ranked = assess(values, [POSSIBLE[measured.case_class[case]] for case in at], reference, horizon, scoring)
         e[measured.case_cluster[at], place] = ranked.e
+        np.maximum.at(sizes, measured.case_cluster[at], ranked.n_reference)
         latest |= {int(cluster): (ranked, row) for row, cluster in enumerate(measured.case_cluster[at])}
-    return e, latest
+    return e, latest, sizes
 
 
 def score(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[list[ScoredCluster], Latest]:
@@ -54,23 +58,25 @@ def score(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[l
 
     A cluster without any horizon reached has no evidence yet and is left out.
     """
-    e, latest = by_horizon(measured, reference, scoring)
+    e, latest, sizes = by_horizon(measured, reference, scoring)
     running = stats.horizon_e(e, WEIGHTS)[:, -1]
     reached = np.where(np.isnan(e), 0.0, WEIGHTS).sum(axis=1)
     return [
-        _scored(measured, cluster, float(running[cluster]), float(reached[cluster]), latest[cluster])
+        _scored(
+            measured, cluster, float(running[cluster]), float(reached[cluster]), (*latest[cluster], int(sizes[cluster]))
+        )
         for cluster in sorted(latest)
     ], latest
 
 
-def _scored(measured: Measured, cluster: int, e: float, reached: float, at: tuple[Ranked, int]) -> ScoredCluster:
-    ranked, row = at
+def _scored(measured: Measured, cluster: int, e: float, reached: float, at: tuple[Ranked, int, int]) -> ScoredCluster:
+    ranked, row, n_reference = at
     return ScoredCluster(
         cluster_id=str(cluster),
         e=e,
         p=float(ranked.p[row]),
         rank=int(ranked.rank[row]),
-        n_reference=int(ranked.n_reference[row]),
+        n_reference=n_reference,
         cluster_class=ranked.cluster_class[row],
         n_units=int(measured.frozen[cluster].cluster.units.size),
         reached=reached,
