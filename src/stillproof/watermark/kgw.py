@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
 from stillproof.errors import ConfigError, InputError, MissingExtraError
 from stillproof.finding import Effect, Finding
-from stillproof.watermark.reading import Law, ngrams_of, reading, upper_tail_log10
+from stillproof.watermark.reading import Law, Reals, ngrams_of, reading, upper_tail_log10
 
 Seeding = Literal["lefthash", "selfhash"]
 
@@ -76,21 +77,23 @@ def read_kgw(
 def green_tail_log10(green: int, seeds_with: Sequence[int], vocab_size: int, list_size: int) -> float:
     """log10 of the exact P(X >= green), X the sum over seeds of hypergeometric counts.
 
-    `seeds_with`: how many seeds have 0, 1, 2, ... distinct tokens. Seeds with one token make a binomial.
+    `seeds_with`: how many seeds have 0, 1, 2, ... distinct tokens.
     """
-    from scipy.stats import binom, hypergeom
-
-    laws: list[Law] = []
-    for tokens, seeds in enumerate(seeds_with):
-        if tokens == 0 or seeds == 0:
-            continue
-        if tokens == 1:
-            counts = np.arange(seeds + 1.0)
-            laws.append(Law(counts, binom.pmf(counts, seeds, list_size / vocab_size)))
-            continue
-        counts = np.arange(max(0, tokens - (vocab_size - list_size)), min(tokens, list_size) + 1.0)
-        laws.append(Law(counts, hypergeom.pmf(counts, vocab_size, list_size, tokens), seeds))
+    laws = [
+        Law(*_draws_law(vocab_size, list_size, tokens), seeds)
+        for tokens, seeds in enumerate(seeds_with)
+        if tokens and seeds
+    ]
     return upper_tail_log10(laws, green, step=None)
+
+
+@lru_cache(maxsize=256)
+def _draws_law(vocab_size: int, list_size: int, tokens: int) -> tuple[Reals, Reals]:
+    """How many of `tokens` distinct tokens are in a list: counts and their probabilities."""
+    from scipy.stats import hypergeom
+
+    counts = np.arange(max(0, tokens - (vocab_size - list_size)), min(tokens, list_size) + 1.0)
+    return counts, np.asarray(hypergeom.pmf(counts, vocab_size, list_size, tokens))
 
 
 class _GreenLists:

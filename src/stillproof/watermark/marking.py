@@ -150,10 +150,11 @@ class Marker:
         uniforms = self._rng.random((3, n))
         if n == 1:
             chosen, kept = self._choose_one(candidates[0], top[0], contexts[0], used[0], (accounts, uniforms))
-            ids = candidates[0, chosen : chosen + 1].copy()
-            sums = np.array([kept])
-        else:
-            ids, sums = self._choose_many(candidates, top, contexts, used, (accounts, uniforms))
+            others = rest.item(0)
+            past_one = uniforms.item(2) * (kept + others) - kept
+            token = -1 if past_one >= 0 and others > 0 else candidates.item(0, chosen)
+            return np.array([token]), np.array([past_one])
+        ids, sums = self._choose_many(candidates, top, contexts, used, (accounts, uniforms))
         past = uniforms[2] * (sums + rest) - sums
         return np.where((past >= 0) & (rest > 0), -1, ids), past
 
@@ -171,27 +172,26 @@ class Marker:
         np.exp(weights, out=weights)
         second, plain = uniforms.item(0), uniforms.item(1)
         window = self._window(context, used)
-        kept = 0.0 if window is None or scheme.kind == "green" else float(weights.sum())
+        kept = float(np.add.reduce(weights)) if window is not None and scheme.kind == "gumbel" else 0.0
         if window is not None:
             weights = self._marked(weights, ids, window, second < scheme.second_share, accounts)
             if scheme.kind == "gumbel":
-                return int(weights.argmax()), kept
-        sums = weights.cumsum()
-        kept = float(sums[-1])
+                return int(weights.argmin()), kept
+        sums = np.add.accumulate(weights)
+        kept = sums.item(-1)
         return min(int(sums.searchsorted(plain * kept, side="right")), ids.size - 1), kept
 
     def _marked(self, weights: Reals, ids: Ids, window: int, second: bool, accounts: Sequence[str] | None) -> Reals:
-        """Green list: weights raised where green. Gumbel: ln(u) / weight, of which the largest is served."""
+        """Green list: weights raised where green. Gumbel: weight / ln(u), of which the smallest is served."""
         scheme, prf = self.key.scheme, self._prf(window, accounts, ids.size)
         if scheme.kind == "green":
-            return np.where(prf.words(window, ids) < scheme.green_below, weights * math.exp(scheme.delta), weights)
-        u = prf.words(window, ids, int(Stream.SECOND if second else Stream.MAIN)) + 0.5
+            green = prf.words(window, ids) < scheme.green_below
+            return np.multiply(weights, math.exp(scheme.delta), out=weights, where=green)
+        u = prf.words(window, ids, 1 if second else 0) + 0.5
         u *= 2.0**-32
         np.log(u, out=u)
-        if weights.all():
-            return np.divide(u, weights, out=u)
-        with np.errstate(divide="ignore"):
-            return np.divide(u, weights, out=u)
+        # The same order as ln(u) / weight, and weights of zero need no care.
+        return np.divide(weights, u, out=u)
 
     def _prf(self, window: int, accounts: Sequence[str] | None, n: int) -> RowPrf:
         """The keyed function of the lane that a window carries; the global one is kept."""
@@ -224,8 +224,7 @@ class Marker:
         chosen = _drawn(weights, uniforms[1])
         if marked.any() and scheme.kind == "gumbel":
             u = gumbel_uniforms(self._lanes(windows, accounts), windows, candidates, uniforms[0] < scheme.second_share)
-            with np.errstate(divide="ignore"):
-                chosen = np.where(marked, np.argmax(np.log(u) / weights, axis=1), chosen)
+            chosen = np.where(marked, np.argmin(weights / np.log(u), axis=1), chosen)
         return candidates[np.arange(chosen.size), chosen], weights.sum(axis=1)
 
     def _window(self, context: Sequence[int], used: set[int]) -> int | None:

@@ -23,7 +23,7 @@ Ids = NDArray[np.int64]
 
 MIN_SCORED = 20
 """Fewer distinct tuples decide nothing."""
-BINS = 1500
+BINS = 500
 """Steps of the grid a standard deviation of the sum, where sums are not whole: rounded up, so p only grows."""
 
 
@@ -77,12 +77,11 @@ def upper_tail_log10(laws: Sequence[Law], total: float, *, step: float | None) -
     low, log_norm = 0, 0.0
     parts: list[tuple[Reals, int]] = []
     for law in rows:
-        first, last = float(law.values.min()), float(law.values.max())
-        tilted = law.shares * np.exp(theta * (law.values - last))
-        norm = float(tilted.sum())
-        log_norm += law.times * (math.log(norm) + theta * last)
+        first = float(law.values.min())
+        tilted, log_sum = _tilted(law, theta)
+        log_norm += law.times * log_sum
         low += int(first) * law.times
-        shares = np.bincount((law.values - first).astype(np.int64), weights=tilted / norm).astype(np.float64)
+        shares = np.bincount((law.values - first).astype(np.int64), weights=tilted).astype(np.float64)
         parts.append((shares, law.times))
     mass = _convolved(parts)
     levels = low + np.arange(mass.size, dtype=np.float64)
@@ -102,20 +101,29 @@ def _tilt(rows: Sequence[Law], aim: float) -> float:
     def mean(theta: float) -> float:
         found = 0.0
         for law in rows:
-            tilted = law.shares * np.exp(theta * (law.values - law.values.max()))
-            found += law.times * float((law.values * tilted).sum() / tilted.sum())
+            found += law.times * float(law.values @ _tilted(law, theta)[0])
         return found
 
     if mean(0.0) >= aim:
         return 0.0
     spread = max(float(law.values.max() - law.values.min()) for law in rows)
     low, high = 0.0, 1.0 / max(1.0, spread)
-    while mean(high) < aim and high * spread < 600:
+    while mean(high) < aim and high < 1e3:
         low, high = high, 2 * high
-    for _ in range(30):
+    for _ in range(20):
         middle = (low + high) / 2
         low, high = (middle, high) if mean(middle) < aim else (low, middle)
     return low
+
+
+def _tilted(law: Law, theta: float) -> tuple[Reals, float]:
+    """shares * exp(theta * values), divided by their sum, and the logarithm of that sum; nothing overflows."""
+    with np.errstate(divide="ignore"):
+        exponents = np.log(law.shares) + theta * law.values
+    top = float(exponents.max())
+    raised = np.exp(exponents - top)
+    total = float(raised.sum())
+    return raised / total, top + math.log(total)
 
 
 def _convolved(parts: Sequence[tuple[Reals, int]]) -> Reals:

@@ -77,7 +77,7 @@ def read_synthid(
     that weighted from 10 in the first layer to 1 in the last, as the tournament leaves less to later layers.
     `prompts`: runs that go on from a window of the prompt are left out. H0: the answers do not depend on the keys,
     which are uniform over 64 bits. p is exact over keys for `mean`; for `weighted` it is rounded up by a grid of
-    sd / 1500. Raises ConfigError for parameters out of range or a table that is no power of two, InputError for token
+    sd / 500. Raises ConfigError for parameters out of range or a table that is no power of two, InputError for token
     ids that are none.
     """
     _check(keys, ngram_len, score, table_size)
