@@ -84,6 +84,7 @@ def test_a_row_of_words_in_one_integer_is_the_same_words(lane: list[int], window
     for stream in (Stream.MAIN, Stream.SECOND):
         expected = prf_words(lane, np.uint64(window), counters, stream)
         assert (row.words(window, counters, int(stream)) == expected).all()
+        assert (row.uniforms(window, counters, int(stream)) == (expected.astype(float) + 0.5) / 2**32).all()
 
 
 @given(st.lists(tokens, min_size=1, max_size=8))

@@ -1,12 +1,13 @@
 """What a mark costs the text: the teacher's own negative log-likelihood (NLL), and the length of answers.
 
-    python bench/trace/quality.py [--prompts N] [--tokens N] [--batch N] [--k K] [--keys N] [--seed N] [--json FILE]
+    python bench/trace/quality.py [--prompts N] [--tokens N] [--batch N] [--k K] [--keys N]
+                                   [--temperature T] [--seed N] [--json FILE]
 
-SmolLM2-135M-Instruct answers the built-in prompts at temperature 1. Everything is scored by the same unmarked model, in
-nats a token over the whole vocabulary.
+SmolLM2-135M-Instruct answers the built-in prompts. Everything is scored by the same unmarked model at temperature 1,
+in nats a token over the whole vocabulary, whatever the temperature of sampling.
 
     next token    along an unmarked answer, at each place, tokens are drawn under --keys fresh keys of each scheme and
-                  not served. Their NLL less the entropy there is 0 on average where the law is kept; the same places
+                  not served. Their NLL less its mean under the model averages 0 where the law is kept; the same places
                   serve all schemes. 95% interval by bootstrap over prompts. Green lists of the likeliest tokens take
                   from the rest, whose NLL is high, so they may even lower the mean: their cost is `kl`, the divergence
                   of the marked law from the model's, nats a token.
@@ -43,20 +44,20 @@ def arms(k: int) -> dict[str, Scheme | None]:
 class Probe:
     """Draws that are not served, at the places that an unmarked answer comes by: excess NLL of each scheme."""
 
-    def __init__(self, schemes: dict[str, Scheme], n_keys: int, rng: Generator, end: int) -> None:
+    def __init__(self, schemes: dict[str, Scheme], n_keys: int, rng: Generator, end: int, temperature: float) -> None:
         self._schemes, self._n_keys, self._rng, self._end = schemes, n_keys, rng, end
         self.excess: dict[str, list[Any]] = {name: [] for name in schemes}
         self.kl: dict[str, list[Any]] = {name: [] for name in schemes}
         self.entropy: list[Any] = []
         self.alive: list[Any] = []
-        self._start = 0
+        self._start, self._temperature = 0, temperature
 
     def look(self, input_ids: Any, scores: Any) -> None:
         if not self._start:
             self._start = input_ids.shape[1]
         logits = scores.float()
         logprobs = logits.log_softmax(1)
-        p = logprobs.exp()
+        p = (logits / self._temperature).softmax(1)
         entropy = -(p * logprobs).sum(1).numpy().astype(float)
         contexts = input_ids.tolist()
         # After the end of an answer there is only padding.
@@ -73,7 +74,7 @@ class Probe:
             self.kl[name].append(self._divergence(scheme, ids.numpy(), p.gather(1, ids).numpy(), contexts))
             nll = np.concatenate([-logprobs.gather(1, ids).numpy(), mean[:, None].numpy()], 1)
             for _ in range(self._n_keys):
-                marker = Marker(MarkKey(scheme, self._rng.bytes(32)), self._rng)
+                marker = Marker(MarkKey(scheme, self._rng.bytes(32)), self._rng, temperature=self._temperature)
                 chosen, _ = marker.choose(ids.numpy(), top, rest, contexts, [set() for _ in contexts])
                 at = np.where(chosen < 0, scheme.top, (ids.numpy() == chosen[:, None]).argmax(1))
                 found += nll[np.arange(len(contexts)), at]
@@ -112,14 +113,15 @@ class _Nll:
 
 
 def answers(
-    model: Any, batch: list[list[int]], scheme: Scheme | None, given: tuple[Generator, int, int, Probe | None]
+    model: Any, batch: list[list[int]], scheme: Scheme | None, given: tuple[Generator, int, int, float, Probe | None]
 ) -> Any:
     """Sums of NLL and lengths of the answers of a batch, without the end's token."""
     import torch
 
-    rng, n_tokens, end, probe = given
+    rng, n_tokens, end, temperature, probe = given
     key = MarkKey(scheme or Scheme("gumbel", 8), rng.bytes(32))
-    marker = Marker(key, rng) if scheme else _Unmarked(key, rng)
+    made = Marker if scheme else _Unmarked
+    marker = made(key, rng, temperature=temperature)
     note = _Nll(MarkedDraw(marker, batch), probe)
     width = max(map(len, batch))
     ids = torch.tensor([[end] * (width - len(row)) + row for row in batch])
@@ -152,6 +154,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--k", type=int, default=2)
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--keys", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -172,9 +175,11 @@ def main() -> None:
             probe = None
             if number == 0:
                 marks = {other: mark for other, mark in arms(args.k).items() if mark}
-                probe = Probe(marks, args.keys, rng, end)
+                probe = Probe(marks, args.keys, rng, end, args.temperature)
                 probes.append(probe)
-            found += answers(model, ids[start : start + args.batch], scheme, (rng, args.tokens, end, probe))
+            found += answers(
+                model, ids[start : start + args.batch], scheme, (rng, args.tokens, end, args.temperature, probe)
+            )
         if number == 0:
             for row in next_token(probes, args.seed):
                 rows.append(row)
@@ -210,7 +215,7 @@ def next_token(probes: list[Probe], seed: int) -> Iterator[dict[str, Any]]:
             "low": float(low),
             "high": float(high),
             "kl": float(kl),
-            "entropy": float(entropy),
+            "mean_nll": float(entropy),
             "places": int(counts.sum()),
         }
 

@@ -88,6 +88,7 @@ class Marker:
             raise ConfigError(f"a watermark at temperature {temperature!r}", remedy="sample at a temperature above 0")
         self.key, self.temperature, self._rng = key, temperature, rng
         self._row_prf: RowPrf | None = None
+        self._green_below, self._boost = np.uint64(key.scheme.green_below), np.exp(key.scheme.delta)
 
     def step(
         self,
@@ -185,10 +186,9 @@ class Marker:
         """Green list: weights raised where green. Gumbel: weight / ln(u), of which the smallest is served."""
         scheme, prf = self.key.scheme, self._prf(window, accounts, ids.size)
         if scheme.kind == "green":
-            green = prf.words(window, ids) < scheme.green_below
-            return np.multiply(weights, math.exp(scheme.delta), out=weights, where=green)
-        u = prf.words(window, ids, 1 if second else 0) + 0.5
-        u *= 2.0**-32
+            green = prf.words(window, ids) < self._green_below
+            return np.multiply(weights, self._boost, out=weights, where=green)
+        u = prf.uniforms(window, ids, 1 if second else 0)
         np.log(u, out=u)
         # The same order as ln(u) / weight, and weights of zero need no care.
         return np.divide(weights, u, out=u)

@@ -130,12 +130,21 @@ class RowPrf:
         k0, k1, self._w0, self._w1 = words.tolist()
         self._ones = int.from_bytes(b"\1\0\0\0\0\0\0\0" * n, "little")
         self._mask = self._ones * 0xFFFFFFFF
+        self._exponents = self._ones * (0x3FF << 52)
         steps = _STEPS.tolist()
         self._keys = [((k0 + a) & 0xFFFFFFFF, (k1 + b) & 0xFFFFFFFF) for a, b in steps]
         self._spread = [(self._ones * a, self._ones * b) for a, b in self._keys]
 
     def words(self, window: int, tokens: NDArray[np.int64], stream: int = 0) -> NDArray[np.uint64]:
         """Words of a window code and of token ids [n], 32 bits each in 64."""
+        return np.frombuffer(self._side_by_side(window, tokens, stream).to_bytes(8 * self.n, "little"), dtype="<u8")
+
+    def uniforms(self, window: int, tokens: NDArray[np.int64], stream: int = 0) -> NDArray[np.float64]:
+        """(word + 1/2) / 2^32, exactly: words are put where a float64 between 1 and 2 has its digits."""
+        digits = self._side_by_side(window, tokens, stream) << 20 | self._exponents
+        return np.frombuffer(digits.to_bytes(8 * self.n, "little"), dtype="<f8") - (1 - 2.0**-33)
+
+    def _side_by_side(self, window: int, tokens: NDArray[np.int64], stream: int) -> int:
         ones, mask = self._ones, self._mask
         c0, c1 = (window & 0xFFFFFFFF) ^ self._w0, (window >> 32) ^ self._w1
         # Of the first two rounds, half is the same for every token.
@@ -155,8 +164,7 @@ class RowPrf:
             # The upper half of this round's product meets the lower half of the last one's, in one step for both.
             a, b = (((n1 >> 32) ^ q1) & mask) ^ k0, (((n0 >> 32) ^ q0) & mask) ^ k1
             q0, q1 = n0, n1
-        a = (((b * 0xCD9E8D57 >> 32) ^ q1) & mask) ^ self._spread[-1][0]
-        return np.frombuffer(a.to_bytes(8 * self.n, "little"), dtype="<u8")
+        return (((b * 0xCD9E8D57 >> 32) ^ q1) & mask) ^ self._spread[-1][0]
 
 
 def checked_tokens(tokens: ArrayLike) -> NDArray[np.int64]:
