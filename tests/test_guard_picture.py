@@ -371,7 +371,11 @@ def test_every_drawn_line_ends_at_drawn_dots_inside_the_drawing(
 
 @given(st.lists(st.dictionaries(st.sampled_from(["time_iso", "n"]), st.text() | st.floats() | st.none())), st.text())
 def test_a_timeline_of_any_rows_is_drawn_or_left_out(rows: list[dict[str, Any]], frozen: str) -> None:
-    timeline(rows, frozen)
+    drawn = timeline(rows, frozen)
+    assert drawn is None or drawn["bars"]
+    for bar in drawn["bars"] if drawn else ():
+        assert bar["width"] > 0
+        assert 0 <= bar["height"] <= 115 or bar["said"].split(": ")[1].startswith("-")
 
 
 def test_a_scan_in_the_terminal_is_one_row_a_campaign(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,5 +98,5 @@ def test_the_scale_that_comes_along_knows_every_weighted_signal_at_every_place()
     scoring = standard()
     weighted = [name for name, weight in scoring.weights.items() if weight]
     places = [(name, hours, signal) for name in CLASSES for hours in HORIZONS_H for signal in weighted]
-    assert len(weighted) >= 3
+    assert weighted
     assert [place for place in places if place not in scoring.scale] == []

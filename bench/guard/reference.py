@@ -6,7 +6,8 @@
 No campaign is in them. Every heavy class of honest customers stands in every world with several groups of different
 sizes, far more of them than an operator has: what looks like a campaign and is none is what a reference is for. Worlds
 are independent (one seed each), kept as rows once measured, and made anew only where rows are missing. The scale of
-the signals comes from the first SCALE_WORLDS seeds, and no reference has any of these.
+the signals comes from the first SCALE_WORLDS seeds, and no reference has any of these. Their clusters are kept beside
+the other rows, in SCALE_CLUSTERS: weights are chosen against them, so that a reference has no part in what ranks it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from stillproof.guard.traffic.honest import HONEST
 FIRST_SEED = 100_000
 """Far from the seeds of recipes, tests and benchmarks."""
 SCALE_WORLDS = 20
+SCALE_CLUSTERS = "scale-clusters.parquet"
 LEAST, MOST = 12, 120
 GROUPS = 4
 """Groups of each heavy class in a world."""
@@ -88,9 +90,9 @@ def main() -> None:
     given.kept.mkdir(parents=True, exist_ok=True)
     after_scale = FIRST_SEED + SCALE_WORLDS
     if given.scale:
-        save_scale(
-            joined_worlds(range(FIRST_SEED, after_scale), 24.0, given.kept, given.processes).scale(), given.scale
-        )
+        whole = joined_worlds(range(FIRST_SEED, after_scale), 24.0, given.kept, given.processes)
+        whole.save(given.kept / SCALE_CLUSTERS)
+        save_scale(whole.scale(), given.scale)
     if given.out:
         seeds = range(after_scale, after_scale + given.worlds)
         whole = joined_worlds(seeds, given.step_h, given.kept, given.processes)

@@ -1,11 +1,13 @@
 """How much a bit of each signal counts: the weights under which most campaigns of the tuning worlds would be found.
 
+    python bench/guard/reference.py --scale src/stillproof/data/guard/scale.json
     python bench/guard/weights.py --out bench/guard/weights.json
 
 A climb from signal to signal over a grid of weights. What is climbed is the share of campaigns (a family in a world)
 with a cluster whose e-value is ENOUGH, and how near the others are. Prints and writes the weights of all families and,
 for each family, those found without it, and how many of the family's campaigns these find: the honest figure of the
-two. Validity does not depend on weights: a score is only ever ranked among honest clusters.
+two. The honest clusters are those that the scale was made of, which no reference has: weights chosen against the
+clusters of a reference would make their scores lower than those of fresh ones.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from reference import SCALE_CLUSTERS
 from worlds import tuning
 
 from stillproof import stats
@@ -31,7 +34,6 @@ from stillproof.guard import compose
 from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
 from stillproof.guard.judging import POSSIBLE, WEIGHTS
 from stillproof.guard.reference import CLASSES, Reference, score_new, score_reference
-from stillproof.guard.results import load_reference
 from stillproof.guard.scanning import HORIZONS_H, ScanSettings, measure_log
 from stillproof.guard.scoring import Scoring, standard
 from stillproof.guard.signals import SIGNALS
@@ -175,7 +177,7 @@ def uphill(worth: Callable[[Reals], float], weights: Reals) -> tuple[float, Real
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, help="left out: the one that comes along")
+    parser.add_argument("--honest", type=Path, default=Path("runs/reference") / SCALE_CLUSTERS)
     parser.add_argument("--worlds", type=int, default=8)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kept", type=Path, default=Path("runs/tuning"))
@@ -184,7 +186,7 @@ def main() -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         jobs = [pool.submit(measured, seed, given.kept) for seed in range(given.worlds)]
         worlds = [pickle.loads(job.result().read_bytes()) for job in jobs]
-    cases, owners = cases_of(worlds, load_reference(ScanSettings(reference=given.reference)))
+    cases, owners = cases_of(worlds, Reference.load(given.honest))
     families = sorted({family for _, family in owners})
     result = {"all": climbed(cases, owners)} | {family: climbed(cases, owners, family) for family in families}
     given.out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")

@@ -1,4 +1,4 @@
-"""Parts that other packages bring, found through their entry points.
+"""Parts that other packages bring: found through their entry points, or asked for by an extra.
 
 A package offers a teacher by declaring, in its own pyproject.toml:
 
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import difflib
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
-from stillproof.errors import ConfigError
+from stillproof.errors import ConfigError, MissingExtraError
 
 GROUPS = {
     "stillproof.teachers": "a function TeacherConfig -> Teacher, named by `teacher.kind`",
@@ -41,6 +42,12 @@ def load(group: str, name: str) -> object:
             "uninstall all but one",
         )
     return found[0].load()
+
+
+def require(package: str, extra: str, what: str) -> None:
+    """Raises MissingExtraError where a package that an extra brings is not installed. `what` needs it, in words."""
+    if find_spec(package) is None:
+        raise MissingExtraError(f"{what} need the package {package}", extra, f"pip install 'stillproof[{extra}]'")
 
 
 def _distinct(entries: list[EntryPoint]) -> list[EntryPoint]:

@@ -61,26 +61,21 @@ def score(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[l
     e, latest, sizes = by_horizon(measured, reference, scoring)
     running = stats.horizon_e(e, WEIGHTS)[:, -1]
     reached = np.where(np.isnan(e), 0.0, WEIGHTS).sum(axis=1)
-    return [
-        _scored(
-            measured, cluster, float(running[cluster]), float(reached[cluster]), (*latest[cluster], int(sizes[cluster]))
+    scored: list[ScoredCluster] = []
+    for cluster, (ranked, row) in sorted(latest.items()):
+        scored.append(
+            ScoredCluster(
+                cluster_id=str(cluster),
+                e=float(running[cluster]),
+                p=float(ranked.p[row]),
+                rank=int(ranked.rank[row]),
+                n_reference=int(sizes[cluster]),
+                cluster_class=ranked.cluster_class[row],
+                n_units=int(measured.frozen[cluster].cluster.units.size),
+                reached=float(reached[cluster]),
+            )
         )
-        for cluster in sorted(latest)
-    ], latest
-
-
-def _scored(measured: Measured, cluster: int, e: float, reached: float, at: tuple[Ranked, int, int]) -> ScoredCluster:
-    ranked, row, n_reference = at
-    return ScoredCluster(
-        cluster_id=str(cluster),
-        e=e,
-        p=float(ranked.p[row]),
-        rank=int(ranked.rank[row]),
-        n_reference=n_reference,
-        cluster_class=ranked.cluster_class[row],
-        n_units=int(measured.frozen[cluster].cluster.units.size),
-        reached=reached,
-    )
+    return scored, latest
 
 
 def judge(

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillproof.errors import CustodyError, InputError, MissingExtraError, OutputExistsError
+from stillproof.errors import CustodyError, InputError, OutputExistsError
 from stillproof.lineage.manifest import file_sha256
+from stillproof.plugins import require
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -44,7 +45,7 @@ def create_signing_key(path: Path) -> str:
 
     Returns the SHA-256 of the public half, its name in signatures. Raises OutputExistsError where a file is there.
     """
-    _need_cryptography()
+    require("cryptography", "sign", "signatures")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -69,7 +70,7 @@ def sign_folder(folder: Path, key_file: Path, name: str | None = None) -> str:
     name: what the statement calls the model; without it the folder's own name.
     Raises CustodyError for a key file that is none, OutputExistsError where the folder is signed already.
     """
-    _need_cryptography()
+    require("cryptography", "sign", "signatures")
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -90,7 +91,7 @@ def signed_files(folder: Path, public_key: Path | None) -> tuple[dict[str, str],
     folder is as its signer left it and not who that was.
     Raises BadSignature, which names what does not hold; every byte of model.sig counts.
     """
-    _need_cryptography()
+    require("cryptography", "sign", "signatures")
     key = _public_key(folder / PUBLIC_KEY if public_key is None else public_key)
     raw = _limited(folder / SIGNATURE)
     try:
@@ -189,15 +190,6 @@ def _check(key: EllipticCurvePublicKey, payload: bytes, signature: bytes, folder
 
 
 # --- keys -----------------------------------------------------------------------------------------------------
-
-
-def _need_cryptography() -> None:
-    try:
-        import cryptography  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(
-            "signatures need the package cryptography", "sign", "pip install 'stillproof[sign]'"
-        ) from None
 
 
 def _private_key(path: Path) -> EllipticCurvePrivateKey:

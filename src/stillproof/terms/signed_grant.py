@@ -13,7 +13,8 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from stillproof.errors import CustodyError, MissingExtraError, OutputExistsError
+from stillproof.errors import CustodyError, OutputExistsError
+from stillproof.plugins import require
 from stillproof.terms.grant import Grant, canonical
 
 _PREFIX = "ed25519"
@@ -37,7 +38,7 @@ def create_grant_key(path: Path) -> str:
 
     Returns the public key in hex. Raises OutputExistsError where a file is there.
     """
-    _need_cryptography()
+    require("cryptography", "sign", "signed grants")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -71,7 +72,7 @@ def read_public_key(path: Path) -> str:
 
 def sign_grant(grant: Grant, key_file: Path) -> Grant:
     """The grant with its signature: 'ed25519:<public key>:<signature>', hex. Raises CustodyError for a wrong file."""
-    _need_cryptography()
+    require("cryptography", "sign", "signed grants")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -94,7 +95,7 @@ def signer_of(grant: Grant) -> str | None:
     """
     if grant.signature is None:
         return None
-    _need_cryptography()
+    require("cryptography", "sign", "signed grants")
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -145,12 +146,3 @@ def grant_for_account(
         if refused is None:
             return grant
     return None
-
-
-def _need_cryptography() -> None:
-    try:
-        import cryptography  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(
-            "signed grants need the package cryptography", "sign", "pip install 'stillproof[sign]'"
-        ) from None

@@ -1,7 +1,7 @@
 """`trace verify`: is a model's folder as it was shipped, and signed by the key that was promised?
 
-Four answers, each of its own: the manifest lists every file with its hash; the signature lists them again, and the
-manifest too; the ML-BOM names the same parents and files; the duties of its parents' terms are met by what lies there.
+Three answers, each of its own: the manifest lists every file with its hash; the signature lists them again, and the
+manifest too; the ML-BOM names the same parents and files. Which duties the folder meets, `trace lineage --check` says.
 A folder that is not signed is compared with its manifest alone: that shows accidents, not a forger.
 """
 

@@ -20,7 +20,6 @@ LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
     unit="-log2 of over-dispersion, upper bound",
     honest_causes="one pipeline under several undeclared accounts; identical scheduled jobs",
     cleared_by="the accounts are declared as one customer",
-    weight=0.35,
 )
 def evenness(view: View) -> Reals:
     """Honest users of one tool differ in volume by orders of magnitude; a load balancer makes them equal.
@@ -47,7 +46,7 @@ def evenness(view: View) -> Reals:
     unit="bits",
     honest_causes="one pipeline under several undeclared accounts; identical scheduled jobs",
     cleared_by="the accounts are declared as one customer",
-    weight=0.5,
+    weight=1.0,
 )
 def one_queue(view: View) -> Reals:
     """How far the members' counts look like workers on one queue among strangers, rather than like customers alone.
@@ -56,25 +55,37 @@ def one_queue(view: View) -> Reals:
     of LEVELS, c around the mean of all. Unlike `evenness` it grows with the members, and a stranger among them costs a
     bit at most.
     """
-    counts = view.by_member("n")
-    bounds = np.searchsorted(view.member_case, np.arange(view.n_cases + 1))
-    value = np.full(view.n_cases, np.nan)
-    for case in range(view.n_cases):
-        own = counts[bounds[case] : bounds[case + 1]]
-        if own.sum() > 0:
-            customers = _log_negative_binomial(own, float(own.mean()), CUSTOMER_SPREAD)
-            rates = np.maximum(np.quantile(own, LEVELS), 0.5)
-            queues = [_log_negative_binomial(own, float(rate), QUEUE_SPREAD) for rate in rates]
-            bits = [np.logaddexp(0, queue - customers).sum() / np.log(2) - own.size for queue in queues]
-            value[case] = max(bits)
-    return value
+    case, n = view.member_case, view.by_member("n")
+    members = np.bincount(case, minlength=view.n_cases).astype(float)
+    mean = ratio(summed(case, n, view.n_cases), members)
+    customers = _log_negative_binomial(n, mean[case], CUSTOMER_SPREAD)
+    best = np.full(view.n_cases, -np.inf)
+    for rate in _quantiles(case, n, members):
+        queue = _log_negative_binomial(n, np.maximum(rate, 0.5)[case], QUEUE_SPREAD)
+        nats = summed(case, np.logaddexp(0, queue - customers), view.n_cases)
+        best = np.maximum(best, nats / np.log(2) - members)
+    return np.where(mean > 0, best, np.nan)
 
 
-def _log_negative_binomial(n: Reals, mean: float, spread: float) -> Reals:
-    from scipy.special import gammaln
+def _quantiles(case: Index, n: Reals, members: Reals) -> list[Reals]:
+    """[C] the quantile of the members' counts at each of LEVELS, linear between ranks; 0 for a case without members."""
+    ordered = np.append(n[np.lexsort((n, case))], 0.0)
+    start = np.cumsum(members).astype(np.int64) - members.astype(np.int64)
+    found: list[Reals] = []
+    for level in LEVELS:
+        place = np.maximum(members - 1, 0) * level
+        low = np.minimum(start + np.floor(place).astype(np.int64), ordered.size - 1)
+        high = np.minimum(start + np.ceil(place).astype(np.int64), ordered.size - 1)
+        found.append(ordered[low] + (ordered[high] - ordered[low]) * (place - np.floor(place)))
+    return found
+
+
+def _log_negative_binomial(n: Reals, mean: Reals, spread: float) -> Reals:
+    """log probability of counts n [M] where variance is mean + spread mean^2."""
+    from scipy.special import gammaln, xlogy
 
     r = 1 / spread
-    return gammaln(n + r) - gammaln(r) - gammaln(n + 1) + r * np.log(r / (r + mean)) + n * np.log(mean / (r + mean))
+    return gammaln(n + r) - gammaln(r) - gammaln(n + 1) + r * np.log(r / (r + mean)) + xlogy(n, mean / (r + mean))
 
 
 @signal(
@@ -174,7 +185,7 @@ def joint_start(view: View) -> Reals:
     unit="share",
     honest_causes="a course; a company on-boarding without declaring it",
     cleared_by="the organisation that they belong to, declared",
-    weight=0.7,
+    weight=1.0,
 )
 def joint_signup(view: View) -> Reals:
     """Largest share of members that signed up within one window of three days."""

@@ -2,7 +2,7 @@
 
 A model remembers late examples better than early ones (Kuditipudi et al. 2025, "Blackbox model provenance via
 palimpsestic membership inference"). The order was a coin that its owner tossed and recorded, so for a suspect that had
-no part in that training every order was equally likely: the p-value is exact, whatever the suspect.
+no part in that training every order was equally likely, whatever the suspect.
 """
 
 from __future__ import annotations
