@@ -126,6 +126,15 @@ def _scan(
     alpha: Annotated[
         float, typer.Option("--alpha", min=1e-9, max=0.5, help="Level of the false discovery rate.")
     ] = 0.05,
+    grants: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--grant", metavar="FILE", help="Signed permission to distil; its accounts are spared; repeatable."
+        ),
+    ] = None,
+    grantor: Annotated[
+        Path | None, typer.Option("--grantor", metavar="FILE", help="Public key that must have signed the grants.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write the page here; it needs no network.")
     ] = None,
@@ -140,7 +149,15 @@ def _scan(
         from stillproof import guard
         from stillproof.guard.scanning import ScanSettings
 
-        settings = ScanSettings(engine=engine, step_h=step_h, alpha=alpha, reference=reference, out=out)
+        settings = ScanSettings(
+            engine=engine,
+            step_h=step_h,
+            alpha=alpha,
+            reference=reference,
+            out=out,
+            grants=tuple(grants or ()),
+            grantor=grantor,
+        )
         result = guard.scan(folder, settings, on_event)
         if html is not None:
             from stillproof.guard.picture import write_page

@@ -25,6 +25,7 @@ decision.py     e-values, tiers, resolution
 drift.py        does the reference look like this log?
 judging.py      from ranks to Findings
 naming.py       which accounts belong
+permits.py      which of them hold a signed permission to distil, and are not named
 scanning.py     the steps of one scan
 results.py      what a scan says
 evaluation.py   against the truth

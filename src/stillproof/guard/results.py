@@ -22,6 +22,7 @@ from stillproof.guard.freezing import Frozen
 from stillproof.guard.judging import WEIGHTS, finding, judge
 from stillproof.guard.log import has_log, log_files
 from stillproof.guard.naming import accounts_of, units_named
+from stillproof.guard.permits import permits, spared
 from stillproof.guard.reference import Reference
 from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_of
 from stillproof.guard.scoring import standard
@@ -73,13 +74,16 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
     started_s = time.monotonic()
     reference = load_reference(settings)
     out = settings.out or folder / "guard"
+    permitted = permits(log_files(folder) if has_log(folder) else [], settings.grants, settings.grantor)
     pieces, counts = sketches_of(folder, out, on_event)
     with open_engine(settings.engine) as engine:
         sketch = relations.distinct_exchanges(engine, engine.read_parquet(pieces))
         measured = gather(folder, settings, on_event, engine, sketch)
         judged = judge(measured, reference, settings.alpha, settings.review_alpha)
         told = [row for row in judged if row[0].tier != "observe"]
-        accounts = _name(engine, sketch, folder, measured, [row[0] for row in told])
+        called = _name(engine, sketch, folder, measured, [row[0] for row in told])
+        accounts, kept, granted = spared(called, permitted)
+        told, accounts = [told[place] for place in kept], [accounts[place] for place in kept]
         told = [
             (named_or_reviewed(each, names), signals) for (each, signals), names in zip(told, accounts, strict=True)
         ]
@@ -99,6 +103,8 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
         "n_exchanges": measured.n_exchanges,
         "n_clusters": len(measured.frozen),
         "rows": counts,
+        "granted": granted,
+        "grants_refused": permitted.refused,
         "duration_s": round(time.monotonic() - started_s, 3),
         **_promises(measured, reference, judged, settings),
     }

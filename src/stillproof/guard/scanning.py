@@ -42,6 +42,10 @@ class ScanSettings:
     out: Path | None = None
     """Where sketches and the result go; FOLDER/guard if left out."""
     link: LinkSettings = field(default_factory=LinkSettings)
+    grants: tuple[Path, ...] = ()
+    """Files of permissions to distil; see `permits`."""
+    grantor: Path | None = None
+    """.pub file of the key that must have signed them."""
 
 
 @dataclass(frozen=True, slots=True)
