@@ -118,4 +118,4 @@ def test_a_scan_reads_the_grants_and_says_which_do_not_hold(tmp_path: Path, key:
     file = signed(replace(GRANT, teacher="another", accounts=(account,)), key)
     result = guard.scan(folder, ScanSettings(grants=(file,), grantor=Path(f"{key}.pub")))
     assert result["granted"] == {}
-    assert [text for text in result["grants_refused"] if text.startswith(account) and "not for" in text]
+    assert "not for" in result["grants_refused"][0]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import worlds
-from goals_table import told
+from goals_table import counted, told
 
 from stillproof.engine import open_engine
 from stillproof.guard import compose
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path(__file__).with_name("weights.json"))
     parser.add_argument("--kept", type=Path, default=Path("runs/guard-goals"))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write what all kept worlds add up to, as numbers")
     given = parser.parse_args()
     given.kept.mkdir(parents=True, exist_ok=True)
     if given.what != "table":
@@ -186,7 +187,10 @@ def main() -> None:
                 row = job.result()
                 short = {key: row[key] for key in ("world", "n_accounts", "n_exchanges", "n_clusters", "review")}
                 print(short | {"found": row["found"][ALL], "false": row["false"][ALL]}, flush=True)
-    print(told([json.loads(file.read_text()) for file in sorted(given.kept.glob("*.json"))]))
+    rows = [json.loads(file.read_text()) for file in sorted(given.kept.glob("*.json"))]
+    print(told(rows))
+    if given.json:
+        given.json.write_text(json.dumps(counted(rows), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
