@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stillproof.errors import InputError, SchemaError
 from stillproof.exchange import Exchange, Message, content_hash
 from stillproof.finding import Check, Effect, Finding, Run, Signal
-from stillproof.report.stix import read_stix, shareable, to_stix
+from stillproof.report.stix import EXTENSION, extension_schema, read_stix, shareable, to_stix
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 KEY = b"k" * 32
@@ -117,6 +117,89 @@ def test_a_bundle_that_lost_an_account_is_refused() -> None:
     grouping["object_refs"].pop()
     with pytest.raises(InputError, match="2 accounts of 3"):
         read_stix(bundle, NOW)
+
+
+def extension_of(bundle: dict[str, Any]) -> dict[str, Any]:
+    return next(row for row in bundle["objects"] if row["type"] == "campaign")["extensions"][EXTENSION]
+
+
+def schema_in(bundle: dict[str, Any]) -> dict[str, Any]:
+    """The schema that the bundle itself brings."""
+    definition = next(row for row in bundle["objects"] if row["type"] == "extension-definition")
+    assert definition["id"] == EXTENSION
+    return json.loads(definition["schema"])
+
+
+@given(st.integers(0, 4), st.floats(-1e6, 1e6), st.text(min_size=1).filter(str.strip), st.booleans())
+def test_every_export_is_valid_under_the_schema_it_brings(n: int, statistic: float, claim: str, bare: bool) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    finding = replace(found(max(n, 1)), statistic=statistic, claim=claim)
+    if bare:
+        finding = replace(finding, effect=None, run=None, checks=(), signals=(), evidence=(), statistic=None)
+    bundle = json.loads(as_text(finding))
+    validator = jsonschema.Draft202012Validator(schema_in(bundle))
+    assert list(validator.iter_errors(extension_of(bundle))) == []
+
+
+def test_the_schema_is_sound_and_refuses_what_is_no_export() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    bundle = json.loads(as_text(found()))
+    assert schema_in(bundle) == extension_schema()
+    jsonschema.Draft202012Validator.check_schema(extension_schema())
+    validator = jsonschema.Draft202012Validator(extension_schema())
+    whole = extension_of(bundle)
+    for path, value in (
+        (("finding", "log10_p"), 0.5),
+        (("finding", "decision"), "inconclusive"),
+        (("finding", "evidence"), ["e-1"]),
+        (("finding", "accounts"), ["a name"]),
+        (("finding", "prompt"), "hello"),
+        (("valid_until",), "soon"),
+        (("tlp",), "clear"),
+        (("prompts",), []),
+    ):
+        changed = json.loads(json.dumps(whole))
+        (changed if len(path) == 1 else changed[path[0]])[path[-1]] = value
+        assert not validator.is_valid(changed), path
+    for name in whole["finding"]:
+        changed = json.loads(json.dumps(whole))
+        del changed["finding"][name]
+        assert not validator.is_valid(changed), name
+
+
+def test_what_is_the_same_in_every_bundle_is_the_same_object() -> None:
+    """STIX: one id, one version, one content."""
+    first = to_stix(found(1), KEY, made=NOW)
+    second = to_stix(found(2), b"o" * 32, made=NOW + timedelta(days=3), operator="another")
+    kinds = ("extension-definition", "attack-pattern", "identity", "marking-definition")
+    by_id: dict[str, dict[str, Any]] = {}
+    for row in (*first["objects"], *second["objects"]):
+        if row["type"] in kinds:
+            assert by_id.setdefault(row["id"], row) == row
+    assert len([row for row in by_id.values() if row["type"] == "identity"]) == 3
+
+
+def test_every_reference_of_a_bundle_is_to_an_object_in_it() -> None:
+    bundle = to_stix(found(), KEY, made=NOW)
+    ids = {row["id"] for row in bundle["objects"]}
+    ends = ("created_by_ref", "source_ref", "target_ref")
+    refs = {row[end] for row in bundle["objects"] for end in ends if end in row}
+    refs |= {
+        ref for row in bundle["objects"] for ref in [*row.get("object_refs", ()), *row.get("object_marking_refs", ())]
+    }
+    assert refs <= ids
+
+
+def test_a_finding_on_weights_names_no_technique_and_one_on_a_student_of_ones_own_is_not_exported() -> None:
+    def techniques(finding: Finding) -> set[str]:
+        rows = to_stix(finding, KEY, made=NOW)["objects"]
+        return {row["external_references"][0]["external_id"] for row in rows if row["type"] == "attack-pattern"}
+
+    assert techniques(found()) == {"AML.T0024.002", "AML.T0040", "AML.T0021"}
+    assert techniques(replace(found(), verb="trace", test="radioactivity, open mode")) == {"AML.T0024.002"}
+    assert techniques(replace(found(), verb="trace", test="unit_labels")) == set()
+    with pytest.raises(InputError, match="a student of your own"):
+        to_stix(replace(found(), verb="distill"), KEY, made=NOW)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

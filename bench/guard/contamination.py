@@ -21,7 +21,7 @@ from typing import Any
 import reference as honest_worlds
 import worlds
 from goals import against, read_cohorts
-from goals_table import told
+from goals_table import counted, told
 
 from stillproof.engine import open_engine
 from stillproof.guard import compose
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.001, 0.01, 0.05])
     parser.add_argument("--kept", type=Path, default=Path("runs/guard-contamination"))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write the numbers, by campaign accounts in a thousand")
     given = parser.parse_args()
     given.kept.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}
@@ -147,7 +148,9 @@ def main() -> None:
             )
         jobs = [(worlds.campaigns(seed), files, given.kept) for seed in range(given.first, given.worlds)]
         rows = list(pool.map(scanned, jobs))
-    (given.kept / "rows.json").write_text(json.dumps(rows))
+    if given.json:
+        numbers = {f"{1000 * float(share):g}": counted([row[share] for row in rows]) for share in files}
+        given.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     for share in files:
         print(f"\nreference from a past with a share of {share} campaign accounts")
         print(told([row[share] for row in rows]))

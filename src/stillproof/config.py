@@ -165,6 +165,19 @@ class TermsConfig(Section):
     use: Literal["train_other_model"] = "train_other_model"
     grant: str | None = None
     """JSON file of a recorded grant: who permits, what, until when."""
+    grants: Texts = ()
+    """Further grants, such as one for an ancestor of the teacher."""
+    exchanges_taken: Annotated[int, Field(ge=0)] = 0
+    """Exchanges that other runs took under the same grants; they count towards `max_exchanges`."""
+    parents: dict[str, str] = {}
+    """Folders of models that the teacher or the first weights say they come from, by the name that they give."""
+    licences: dict[str, str] = {}
+    """Licences that you declare for such models, where neither a folder nor a record of ours tells."""
+
+
+class ShipConfig(Section):
+    signing_key: str | None = None
+    """Private P-256 key, PEM (`stillproof trace signing-key`): the student is signed when it is shipped."""
 
 
 class DistillConfig(Section):
@@ -180,6 +193,7 @@ class DistillConfig(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     terms: TermsConfig = TermsConfig()
+    ship: ShipConfig = ShipConfig()
 
     @property
     def soft_targets(self) -> bool:

@@ -25,6 +25,7 @@ from stillproof.cli.guard import guard_app
 from stillproof.cli.options import examples, group
 from stillproof.cli.store import keys_app, serve, store_app
 from stillproof.cli.trace import trace_app
+from stillproof.cli.trace_index import index_app
 from stillproof.cli.trace_lineage import register as _register_lineage
 from stillproof.cli.trace_weights import EXAMPLES, weights_command
 
@@ -45,6 +46,7 @@ app.add_typer(guard_app, name="guard")
 _register_lineage(trace_app)
 app.add_typer(trace_app, name="trace")
 trace_app.command("weights", epilog=EXAMPLES)(weights_command)
+trace_app.add_typer(index_app, name="index")
 app.add_typer(store_app, name="store")
 app.add_typer(keys_app, name="keys")
 app.add_typer(grant_app, name="grant")

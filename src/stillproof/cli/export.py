@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,6 +64,8 @@ grant_app = group(
         "stillproof grant key --out grants.pem",
         "stillproof grant issue --key grants.pem --id g-1 --grantor 'Acme Inc.' --grantee us --teacher acme/teacher "
         "--expires 2027-01-31 --max-exchanges 100000 --account 0123456789abcdef0123456789abcdef --out grant.json",
+        "stillproof grant issue --key grants.pem --id g-2 --grantor 'Acme Inc.' --grantee us --teacher acme/teacher "
+        "--expires 2027-01-31 --raw-account us-research --account-key logs/july.key --out grant.json",
         "stillproof grant check grant.json --key grants.pem.pub",
     ),
 )
@@ -95,6 +98,14 @@ def _issue(
     evidence: Annotated[str, typer.Option("--evidence", help="Contract or letter.")] = "this signed grant",
     max_exchanges: Annotated[int | None, typer.Option("--max-exchanges", min=1, help="Exchanges in all.")] = None,
     account: Annotated[list[str] | None, typer.Option("--account", help="Pseudonym that it covers.")] = None,
+    raw_account: Annotated[
+        list[str] | None,
+        typer.Option("--raw-account", help="Name of an account that it covers; stored as pseudonym."),
+    ] = None,
+    account_key: Annotated[
+        Path | None,
+        typer.Option("--account-key", metavar="FILE", help="Key of your log's pseudonyms (guard import)."),
+    ] = None,
     duty: Annotated[list[str] | None, typer.Option("--duty", help="What the grantee owes.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -105,6 +116,7 @@ def _issue(
         from datetime import date
 
         from stillproof.errors import ConfigError, OutputExistsError
+        from stillproof.store.pseudonym import require_pseudonym
         from stillproof.terms.grant import SCOPE, Grant
         from stillproof.terms.signed_grant import sign_grant
 
@@ -117,15 +129,28 @@ def _issue(
             raise ConfigError("not a date", expires, "write --expires 2027-01-31") from None
         if last < today:
             raise ConfigError("the last day has passed", expires, "give a later one")
+        accounts = (*(account or ()), *_pseudonyms(raw_account or (), account_key))
+        for name in accounts:
+            require_pseudonym(name, "--account")
         grant = Grant(
             id, grantor, grantee, SCOPE, teacher, today, last, evidence,
-            max_exchanges=max_exchanges, accounts=tuple(account or ()), duties=tuple(duty or ()),
+            max_exchanges=max_exchanges, accounts=accounts, duties=tuple(duty or ()),
         )  # fmt: skip
         row = sign_grant(grant, key).to_json()
         out.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
         return {"file": str(out), **row}
 
     answer(work, as_json)
+
+
+def _pseudonyms(names: Sequence[str], key: Path | None) -> list[str]:
+    """Accounts as the log that this key belongs to has them. Raises ConfigError for names without a key."""
+    from stillproof.errors import ConfigError
+    from stillproof.store.pseudonym import pseudonym, read_key
+
+    if names and key is None:
+        raise ConfigError("a raw account needs the key of your log's pseudonyms", "--raw-account", "add --account-key")
+    return [] if key is None else [pseudonym(read_key(key), name) for name in names]
 
 
 @grant_app.command("check")

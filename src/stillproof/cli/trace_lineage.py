@@ -35,6 +35,9 @@ def show_lineage(
         list[str] | None,
         typer.Option("--finding", metavar="NAME=FILE", help="Finding of a weight test against that parent, JSON."),
     ] = None,
+    index: Annotated[
+        Path | None, typer.Option("--index", metavar="INDEX", help="Also match the weights against these sketches.")
+    ] = None,
     users: Annotated[int | None, typer.Option("--users", min=0, help="Monthly users of your products.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit code 3 where terms or duties are not met.")] = False,
     as_json: AsJson = False,
@@ -56,8 +59,15 @@ def show_lineage(
         if unknown:
             raise ConfigError("a finding for a parent whose folder is not given", unknown[0], "add --parent NAME=DIR")
         test = findings_as_test({known[name]: made for name, made in found.items()}) if found else None
-        result = check_lineage(folder, known=known, test=test, monthly_users=users)
-        return {**result, "checked": check}
+        if index is None:
+            return {**check_lineage(folder, known=known, test=test, monthly_users=users), "checked": check}
+        from stillproof.progress import renderer
+        from stillproof.trace.weights.candidates import candidates, with_candidates
+
+        with renderer() as on_event:
+            told = candidates(folder, index, on_event=on_event)
+        result = check_lineage(folder, known=known, test=test, monthly_users=users, matched=told.found)
+        return {**with_candidates(result, told), "checked": check}
 
     answer(work, as_json, lambda result: 3 if result["checked"] and result["gate"] else 0)
 
@@ -120,6 +130,7 @@ def register(trace_app: typer.Typer) -> None:
         "lineage",
         epilog=examples(
             "stillproof trace lineage models/theirs",
+            "stillproof trace lineage models/theirs --index index",
             "stillproof trace lineage models/ours --parent acme/teacher=models/teacher --users 1000 --check --json",
         ),
     )(show_lineage)

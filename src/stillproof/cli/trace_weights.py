@@ -38,9 +38,11 @@ def weights_command(
     """
 
     def work() -> Result:
+        from stillproof.progress import renderer
         from stillproof.trace.weights import compare
 
-        said = compare(a, b, alpha=alpha, seed=seed, reference=reference).to_json()
+        with renderer() as on_event:
+            said = compare(a, b, alpha=alpha, seed=seed, reference=reference, on_event=on_event).to_json()
         placed = [f"{row['layer_b']} from {row['layer_a']}" for row in said["layers"] if row["by"]]
         typer.echo(
             f"layers of B that come from A: {', '.join(placed) or 'none'}; direction {said['direction']}", err=True

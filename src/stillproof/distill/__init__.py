@@ -13,7 +13,9 @@ student.py          where the student starts
 train.py            the loop, resumable to the bit
 retention/          what was kept and lost, beside an untrained and an honestly trained control
 card.py, ship.py    the folder that transformers loads, with card and manifest
+shipping.py         the stage that ships, and what of a run may stand in a student's folder
 admission.py        terms, config and folder, before anything is begun
+ancestry.py         what the models ask that a teacher comes from
 run_folder.py       one run: its folder, and what its stages share
 stages.py           the stages
 estimate.py         the plan

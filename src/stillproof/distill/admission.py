@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from stillproof import terms
 from stillproof.config import DistillConfig, TeacherConfig, dump
+from stillproof.distill.ancestry import with_ancestors
 from stillproof.distill.card import Start
 from stillproof.distill.run_folder import Run, write, write_json
 from stillproof.errors import ConfigError, OutputExistsError
+from stillproof.lineage.signature import check_signing_key
 from stillproof.progress import OnEvent, ignore
 from stillproof.teacher import Identity, identify
 from stillproof.teacher.weights import weights_folder
@@ -24,7 +26,7 @@ IfExists = Literal["fail", "resume", "replace"]
 MAY_CHANGE = (
     "teacher.base_urls", "teacher.api_key_env", "teacher.concurrency", "teacher.batch_size", "teacher.timeout_s",
     "teacher.max_retries", "teacher.requests_per_minute", "teacher.max_requests", "teacher.max_tokens_total",
-    "teacher.max_usd", "train.threads", "train.checkpoint_steps",
+    "teacher.max_usd", "train.threads", "train.checkpoint_steps", "ship.signing_key", "terms.exchanges_taken",
 )  # fmt: skip
 """What a resumed run may set otherwise than the one it goes on with: how to reach the teacher, not what is learned."""
 
@@ -41,6 +43,8 @@ def open_run(config: DistillConfig, out: Path, if_exists: IfExists, on_event: On
             "start it without torchrun; `distill.train.train` shares steps where you initialise torch.distributed",
         )
     check_loss(config.train.loss)
+    if config.ship.signing_key is not None:
+        check_signing_key(Path(config.ship.signing_key))
     identity, verdict, start = asked(config)
     if out.exists() and not out.is_dir():
         raise OutputExistsError("is a file, not a folder", str(out), "give another --out")
@@ -100,36 +104,45 @@ def remove_run(out: Path) -> None:
 
 
 def ask_terms(config: DistillConfig, teacher: TeacherConfig, *, derivative: bool = False) -> terms.Verdict:
-    """The strictest verdict over the teacher's hosts, with the grant that the config names, if any."""
+    """The strictest verdict over the teacher's hosts, with what its ancestors ask and the grants that are used."""
     identity = identify(teacher)
     found = identify(teacher.model_copy(update={"licence": None})).licence is not None
-    grant = None if config.terms.grant is None else terms.read_grant(Path(config.terms.grant))
+    today = datetime.now(UTC).date()
+    grants = [terms.read_grant(Path(path)) for path in _grant_files(config)]
     hosts: tuple[str | None, ...] = (identity.endpoint,)
     if teacher.kind == "openai":
         from stillproof.teacher.openai import endpoints
 
         hosts = endpoints(teacher)
-    return terms.strictest(
+    own = terms.strictest(
         [
             terms.ask(
                 licence=identity.licence,
                 provider=host,
                 model=identity.model,
                 declared_by="weights metadata" if found else "config",
-                grant=grant,
-                today=datetime.now(UTC).date(),
+                grant=None,
+                today=today,
                 derivative=derivative,
             )
             for host in hosts
         ]
     )
+    return with_ancestors(terms.with_grants(own, grants, today), teacher, config.terms, grants, today)
+
+
+def _grant_files(config: DistillConfig) -> tuple[str, ...]:
+    first = () if config.terms.grant is None else (config.terms.grant,)
+    return (*first, *config.terms.grants)
 
 
 def _check_same_run(config: DistillConfig, verdict: terms.Verdict, out: Path) -> None:
     """Refuse to go on under another config, or under other terms than those that the first part was made under."""
     if not (out / "config.json").exists():
         raise OutputExistsError("holds no run of ours", str(out), "give another --out")
-    found, wanted = _flat(json.loads((out / "config.json").read_text("utf-8"))), _flat(json.loads(dump(config)))
+    # A run that an earlier version began knows nothing of newer settings: there it had what is their default.
+    found = _flat(json.loads(dump(DistillConfig()))) | _flat(json.loads((out / "config.json").read_text("utf-8")))
+    wanted = _flat(json.loads(dump(config)))
     differing = [name for name in wanted if name not in MAY_CHANGE and found.get(name) != wanted[name]]
     if differing:
         raise ConfigError(
@@ -138,12 +151,17 @@ def _check_same_run(config: DistillConfig, verdict: terms.Verdict, out: Path) ->
             "resume with the same config, or use another --out",
         )
     before, now = json.loads((out / "terms.json").read_text("utf-8")), verdict.to_json()
-    if (before["record"], before["decision"]) != (now["record"], now["decision"]):
+    if _terms_of(before) != _terms_of(now):
         raise ConfigError(
-            f"the run was begun under the terms {before['record']!r} and would go on under {now['record']!r}",
+            f"the run was begun under the terms {_terms_of(before)} and would go on under {_terms_of(now)}",
             str(out),
             "go on with the teacher it was begun with, or use another --out",
         )
+
+
+def _terms_of(verdict: Mapping[str, Any]) -> list[tuple[str | None, str]]:
+    """Record and decision of a model and of each of its ancestors, as terms.json has them."""
+    return [(row["record"], row["decision"]) for row in (verdict, *verdict.get("ancestors", ()))]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

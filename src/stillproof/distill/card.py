@@ -124,8 +124,11 @@ def _front_matter(
 
 
 def licence_keys(parents: Sequence[lineage.Parent], owed: Owed) -> dict[str, str]:
-    """The card's licence keys: the strictest of all parents' licences, 'other' where two bind or a grant carries it."""
-    verdicts = [parent.verdict for parent in parents]
+    """The card's licence keys: the strictest licence of all parents and their ancestors.
+
+    'other' where two of them bind, or where a grant carries it.
+    """
+    verdicts = [row for parent in parents for row in (parent.verdict, *parent.verdict.get("ancestors", ()))]
     if any(row["decision"] in ("unknown", "deny") for row in verdicts):
         return {"license": "other", "license_name": "by-recorded-grant", "license_link": lineage.MANIFEST}
     known = {record.id: record for record in terms.records()}

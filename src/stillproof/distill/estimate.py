@@ -65,7 +65,7 @@ def estimate(config: DistillConfig) -> dict[str, Any]:
         "hours": "sizes of the models over the speed of a matrix product here; without the answers of an endpoint",
     }
     first = ask_terms(config, start_config(config), derivative=True)
-    stopped = [f"the terms stop this run: {v.model}: {v.why}" for v in (verdict, first) if not v.allowed]
+    stopped = [f"the terms stop this run: {r.model}: {r.why}" for v in (verdict, first) for r in v.refused]
     if plan["disk_mb"] is None:
         stopped.append(f"no weights at {config.student.model or config.student.layers_of!r} to start the student from")
     plan["gate"] = "; ".join(stopped) or None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -149,8 +150,10 @@ class Run:
 
         requests = tuple(requests)
         with Store.open(self.store_path) if Store.is_store(self.store_path) else Store.create(self.store_path) as store:
-            if {request.key(self.identity.model) for request in requests} <= store.request_keys():
+            wanted, stored = {request.key(self.identity.model) for request in requests}, store.request_keys()
+            if wanted <= stored:
                 return
+            self.check_volume(len(wanted | stored))
             left = _what_is_left(self.config.teacher, store)
             teacher = open_teacher(left, seed=self.config.seed)
             try:
@@ -158,6 +161,27 @@ class Run:
             finally:
                 teacher.close()
             store.seal()
+
+    def check_volume(self, n_exchanges: int) -> None:
+        """Refuse, before any call, what the grants do not cover: so many exchanges of this run in all, today.
+
+        Raises TermsError. A grant whose days are over since the run was opened is refused as well.
+        """
+        taken = n_exchanges + self.config.terms.exchanges_taken
+        for verdict in (self.verdict, *self.verdict.ancestors):
+            grant = verdict.grant
+            if grant is None:
+                continue
+            refused = grant.refusal(verdict.model, datetime.now(UTC).date())
+            if refused is None and grant.max_exchanges is not None and taken > grant.max_exchanges:
+                refused = f"grant {grant.id!r} covers {grant.max_exchanges:,} exchanges, and this run takes {taken:,}"
+            if refused is not None:
+                raise TermsError(
+                    refused,
+                    verdict.model,
+                    "ask for less (data.max_documents, generate.samples, eval.max_answers) in a new --out, or get a "
+                    "wider grant; what is stored is kept",
+                )
 
     def _generate(self, generate: Any, teacher: Teacher, requests: Any, store: Store, budget: Any) -> None:
         record, grant = self.verdict.record, self.verdict.grant

@@ -143,15 +143,15 @@ def _write_bom(folder: Path, manifest: lineage.Manifest, owed: Owed) -> None:
 
 
 def _owed(verdict: terms.Verdict, init: Start | None) -> Owed:
-    """Every duty once. A student owes to the parent whose weights it started from what copies of weights owe."""
+    """Every duty once, to parents and all their ancestors. Copies of weights owe what a student of outputs does not."""
+    asked = [verdict, *verdict.ancestors]
     owed: dict[tuple[str, str], tuple[terms.TermsRecord, terms.Duty]] = {}
-    started = () if init is None or init.verdict.record is None else init.verdict.record.duties
-    for record, duties in (
-        (verdict.record, verdict.duties),
-        (None if init is None else init.verdict.record, started),
-    ):
-        if record is not None:
-            owed |= {(record.id, duty.id): (record, duty) for duty in duties}
+    if init is not None:
+        asked += [init.verdict, *init.verdict.ancestors]
+    for answer in asked:
+        if (record := answer.record) is not None:
+            started = init is not None and answer is init.verdict
+            owed |= {(record.id, duty.id): (record, duty) for duty in (record.duties if started else answer.duties)}
     return tuple(owed.values())
 
 

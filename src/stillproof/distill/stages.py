@@ -16,10 +16,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,8 +24,9 @@ import numpy as np
 from stillproof import allocator
 from stillproof.config import DistillConfig
 from stillproof.distill.run_folder import Run, write_json
+from stillproof.distill.shipping import ship_stage
 from stillproof.errors import InputError, StillproofError, StorageError
-from stillproof.exchange import content_hash, sha256_of
+from stillproof.exchange import Exchange, sha256_of
 from stillproof.lineage import version
 from stillproof.progress import Event
 from stillproof.store import Store
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from stillproof.distill.cache import CacheKey
     from stillproof.distill.pack import Rows
     from stillproof.distill.train import Trained
+    from stillproof.teacher import Request
 
 Stage = Callable[[Run], dict[str, Any]]
 
@@ -52,6 +51,8 @@ def generate_stage(run: Run) -> dict[str, Any]:
             # Held-out answers serve the comparison of distributions, which an endpoint does not give.
             asked = (*asked, *run.parted.heldout.items)
         requests = run.requests(asked)
+        # Answers that only the evaluation asks for count as well: a grant is not found too small after training.
+        run.check_volume(_n_calls(run, requests))
         run.ask_teacher(requests)
         run.accept(requests)
     store = Store.open(run.store_path)
@@ -62,6 +63,9 @@ def cache_stage(run: Run) -> dict[str, Any]:
     """The teacher's distributions on the training rows. A loss on the text alone needs none."""
     if not run.config.soft_targets:
         return {"n_positions": 0}
+    if run.config.data.text == "given":
+        # No answer is taken, but the teacher's distribution on every document is.
+        run.check_volume(len(run.parted.train.items) + len(run.parted.heldout.items))
     from stillproof.distill import cache
 
     folder, key = run.out / "cache", _cache_key(run)
@@ -114,43 +118,6 @@ def eval_stage(run: Run) -> dict[str, Any]:
     result["gate"] = _gate(run.config, result)
     write_json(run.out / "retention.json", result)
     return result
-
-
-def ship_stage(run: Run) -> dict[str, Any]:
-    """The student as a folder that transformers loads. Raises InputError where it was not evaluated."""
-    from stillproof.distill.ship import Exchanges, ship
-    from stillproof.store.pseudonym import create_key, read_key
-
-    measured = run.out / "retention.json"
-    if not measured.exists():
-        raise InputError("not evaluated yet", str(run.out), "run the stage eval first")
-    folder = run.out / "student"
-    shutil.rmtree(folder, ignore_errors=True)
-    train = run.parted.train
-    # Beside the student, never in it: with it single exchanges can be proved, and tried.
-    salt = run.out / "exchanges_salt.key"
-    salt_key = read_key(salt) if salt.exists() else create_key(salt)
-    ship(
-        run.trained("train"),
-        run.tokenizer,
-        out=folder,
-        name=run.config.name,
-        identity=run.identity,
-        init=replace(run.start, detail=_layers_of(run)),
-        verdict=run.verdict,
-        config=_without_local_paths(run.config),
-        retention=json.loads(measured.read_text(encoding="utf-8")),
-        data={
-            "sources": [{"name": _public(train.source), "digest": train.digest, "text": run.config.data.text}],
-            "n_documents": len(train.items),
-            "n_tokens": run.rows.n_tokens,
-            "rows_digest": run.rows.digest,
-        },
-        data_order=_data_order(run),
-        created=datetime.now(UTC),
-        exchanges=Exchanges([content_hash(item) for item in run.text(train.items)], salt_key),
-    )
-    return {"student_dir": str(folder)}
 
 
 STAGES: dict[str, Stage] = {
@@ -213,6 +180,7 @@ def finish(run: Run, started_s: float, made: Mapping[str, dict[str, Any]]) -> di
         "dtype": run.dtype,
         "stages": {name: result for name, result in made.items() if name != "eval"},
         "student_dir": made["ship"]["student_dir"],
+        "signed_by": made["ship"]["signed_by"],
     }
     write_json(run.out / "result.json", result)
     curves = [row for which, name in (("train", "student"), ("control", "control")) for row in _curve(run, which, name)]
@@ -360,24 +328,6 @@ def _cache_key(run: Run) -> CacheKey:
     )
 
 
-def _data_order(run: Run) -> Path:
-    """Which rows each step read: a student carries the order of its data, so that its descent can be tested."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from stillproof.distill.train import schedule
-
-    steps = schedule(len(run.rows), run.config.train, run.config.seed)
-    row = np.concatenate(steps)
-    step = np.repeat(np.arange(len(steps)), [len(batch) for batch in steps])
-    digests = [sha256_of(ids.tolist()) for ids in run.rows.input_ids]
-    columns = {"step": pa.array(step, pa.int32()), "row": pa.array(row, pa.int32())}
-    columns["row_sha256"] = pa.array([digests[number] for number in row]).dictionary_encode()
-    path = run.out / "data_order.parquet"
-    pq.write_table(pa.table(columns), path, compression="zstd")
-    return path
-
-
 # --- evaluation -----------------------------------------------------------------------------------------------
 
 
@@ -419,15 +369,9 @@ def _answers(run: Run, students: Mapping[str, Any]) -> dict[str, Any]:
     """Exact match of everybody's answers to held-out prompts, at temperature 0, asked as the training prompts were."""
     from stillproof.distill import retention as measure
     from stillproof.distill.generate import answers as answers_in
-    from stillproof.distill.generate import requests_for
 
     config = run.config.eval
-    items = [item for item in run.parted.heldout.items if item.messages and item.response is not None]
-    items = items[: config.max_answers]
-    if not items:
-        raise InputError("no held-out prompt has a gold answer", run.parted.heldout.source, "set eval.answers=false")
-    greedy = {"temperature": 0.0, "max_tokens": config.answer_tokens, "samples": 1, "top_p": None, "top_k": None}
-    requests = requests_for(items, run.config.generate.model_copy(update=greedy))
+    items, requests = _exam(run)
     run.ask_teacher(requests)
     with Store.open(run.store_path) as store:
         by_key = {item.request_key: item.response for item in answers_in(store, requests, run.identity.model)}
@@ -442,6 +386,25 @@ def _answers(run: Run, students: Mapping[str, Any]) -> dict[str, Any]:
     return dict(measure.exact_match(answers, gold, pattern=config.answer_pattern, confidence=config.confidence))
 
 
+def _exam(run: Run) -> tuple[list[Exchange], tuple[Request, ...]]:
+    """Held-out prompts with gold answers, and the calls that have the teacher answer them at temperature 0."""
+    from stillproof.distill.generate import requests_for
+
+    config = run.config.eval
+    items = [item for item in run.parted.heldout.items if item.messages and item.response is not None]
+    items = items[: config.max_answers]
+    if not items:
+        raise InputError("no held-out prompt has a gold answer", run.parted.heldout.source, "set eval.answers=false")
+    greedy = {"temperature": 0.0, "max_tokens": config.answer_tokens, "samples": 1, "top_p": None, "top_k": None}
+    return items, requests_for(items, run.config.generate.model_copy(update=greedy))
+
+
+def _n_calls(run: Run, requests: Iterable[Request]) -> int:
+    """Different calls in all that a run makes: the given ones, and those of the evaluation."""
+    exam = _exam(run)[1] if run.config.eval.answers else ()
+    return len({request.key(run.identity.model) for request in (*requests, *exam)})
+
+
 def _gate(config: DistillConfig, result: Mapping[str, Any]) -> str | None:
     """Which of the config's gates the student did not pass; None where it passed all."""
     kl, most = result.get("kl_student_nats"), config.eval.max_kl_nats
@@ -451,39 +414,3 @@ def _gate(config: DistillConfig, result: Mapping[str, Any]) -> str | None:
     if least is not None and result["exact_match_student"] < least * result["exact_match_teacher"]:
         return f"the student's exact match {result['exact_match_student']:.3f} is below {least} of the teacher's"
     return None
-
-
-# --- what the shipped folder says -----------------------------------------------------------------------------
-
-
-def _layers_of(run: Run) -> str | None:
-    """Which layers the student kept, in words; None where it is another model."""
-    if run.config.student.model is not None:
-        return None
-    n = _n_layers(run)
-    return f"layers {', '.join(map(str, run.layers_kept(n) or ()))} of {n}"
-
-
-def _n_layers(run: Run) -> int:
-    from stillproof.teacher.weights import load_weights
-
-    return int(load_weights(run.start_source)[0].config.num_hidden_layers)
-
-
-def _without_local_paths(config: DistillConfig) -> DistillConfig:
-    """The config as it may be published: paths on this machine reduced to their last part, hosts left out."""
-
-    def public(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: public(inner) for name, inner in value.items()}
-        if isinstance(value, list):
-            return [public(inner) for inner in value]
-        return _public(value) if isinstance(value, str) else value
-
-    values = public(config.model_dump(mode="json"))
-    values["teacher"]["base_urls"] = []
-    return DistillConfig.model_validate(values)
-
-
-def _public(text: str) -> str:
-    return Path(text).name if "://" not in text and ("/" in text or "\\" in text) and Path(text).exists() else text

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from stillproof.errors import InputError, SchemaError
 from stillproof.lineage.gguf_head import read_gguf_head
-from stillproof.lineage.manifest import MANIFEST, read_manifest
+from stillproof.lineage.manifest import MANIFEST, Parent, read_manifest
 
 MAX_CARD_BYTES = 1_000_000
 MAX_CLAIMS = 10_000
@@ -107,7 +107,23 @@ def _of_manifest(folder: Path, faults: list[str]) -> list[Claim]:
     except (InputError, SchemaError) as error:
         faults.append(f"{MANIFEST}: {error.what}")
         return []
-    return [Claim(parent.model, parent.relation, MANIFEST, None, parent.licence) for parent in parents]
+    found: list[Claim] = []
+    for parent in parents:
+        found.append(Claim(parent.model, parent.relation, MANIFEST, None, parent.licence))
+        found += _ancestors_in(parent)
+    return found
+
+
+def _ancestors_in(parent: Parent) -> list[Claim]:
+    """What our manifest says of a parent's own ancestors; without it they were lost where its folder is not at hand."""
+    rows = parent.verdict.get("ancestors") if isinstance(parent.verdict, dict) else None
+    found: list[Claim] = []
+    for row in rows if isinstance(rows, list) else ():
+        name = _text(row.get("model")) if isinstance(row, dict) else None
+        if name is not None:
+            tie: Tie = "derived_from" if row.get("use") == "weights" else "distilled_from"
+            found.append(Claim(name, tie, f"{MANIFEST}, of {parent.model}", None, _text(row.get("licence"))))
+    return found
 
 
 def _of_card(folder: Path, faults: list[str]) -> list[Claim]:

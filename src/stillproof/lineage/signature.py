@@ -64,6 +64,12 @@ def create_signing_key(path: Path) -> str:
     return _name(key.public_key())
 
 
+def check_signing_key(key_file: Path) -> None:
+    """Raise CustodyError where `sign_folder` could not sign with this file, MissingExtraError where not at all."""
+    require("cryptography", "sign", "signatures")
+    _private_key(key_file)
+
+
 def sign_folder(folder: Path, key_file: Path, name: str | None = None) -> str:
     """Sign every file of the folder; writes model.sig, and model.pub for convenience. Returns the key's name.
 

@@ -3,11 +3,17 @@
 The bundle holds a Campaign (the claim), the MITRE ATLAS techniques that it uses, a User Account for each account, a
 Grouping that binds them, and the whole finding in a property extension of the campaign, so that nothing is lost.
 
+The extension's definition carries its JSON schema whole, as text: STIX 2.1 takes a URL or plain text, and a text needs
+no server that may be gone. The same file is data/finding_export.schema.json of this package.
+
 Before anything is written, `shareable` puts every account and every exchange id under a keyed hash. Ids of exchanges
 are content hashes: as they are, whoever has a list of prompts could try each. Without the operator's key nothing can be
 tried. `read_stix` gives back exactly what `shareable` gave, and refuses a bundle whose time has passed.
 
-Only what was found is shared: a STIX Campaign says that there is one.
+Only what guard or trace found is shared: a STIX Campaign says that there is one. That it uses a technique of ATLAS is a
+reading of the claim, and each relationship says so. Ids and names of techniques: ATLAS data of 27 May 2026, whose case
+AML.CS0056 (campaigns that distilled a model) has AML.T0040 and AML.T0024.002 too. ATLAS gives its techniques new STIX
+ids with every build, so ours are referenced by their ATLAS id.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from typing import Any
 
 from stillproof.errors import InputError, SchemaError
@@ -33,11 +40,14 @@ _ATLAS: dict[str, tuple[tuple[str, str], ...]] = {
         ("AML.T0040", "AI Model Inference API Access"),
         ("AML.T0021", "Establish Accounts"),
     ),
-    "trace": (("AML.T0024.002", "Extract AI Model"), ("AML.T0005", "Create Proxy AI Model")),
-    "distill": (("AML.T0024.002", "Extract AI Model"),),
+    "trace": (("AML.T0024.002", "Extract AI Model"),),
 }
+_OF_WEIGHTS = ("unit_", "embedding_", "data_order")
+"""How tests of weights begin. Whoever builds on weights queried no API: ATLAS has no technique that says only that."""
 _SCO_NAMESPACE = uuid.UUID("00abedb4-aa42-466c-9c01-fed23315a9b7")  # STIX 2.1, section 2.9
 _OURS = uuid.uuid5(uuid.NAMESPACE_URL, "stillproof.finding/1")
+_FIXED = "2026-11-24T00:00:00.000Z"
+"""Since when there are the objects that are the same in every bundle: one id, one content, one date."""
 _DIGITS = 32
 KEY_BYTES = 32
 
@@ -79,11 +89,18 @@ def to_stix(
 ) -> dict[str, Any]:
     """The bundle. made: when it is shared; days: how long it may be kept; operator: the name that stands under it.
 
-    Raises InputError for a finding that did not find, a time without zone, or days below 1.
+    Raises InputError for a finding that did not find or is about a student of one's own, a time without zone, or days
+    below 1.
     """
     if finding.decision != "found":
         raise InputError(
             f"the finding is {finding.decision!r}, and a campaign is none", finding.claim, "share no doubts"
+        )
+    if finding.verb not in _ATLAS:
+        raise InputError(
+            f"a finding of {finding.verb!r} is about a student of your own, and no campaign",
+            finding.claim,
+            "export what guard or trace found",
         )
     if made.tzinfo is None or days < 1:
         raise InputError("needs a time with its zone, and a day or more to be kept", remedy="give made=, days=")
@@ -91,11 +108,7 @@ def to_stix(
     stamp, until = _stamp(made), _stamp(made + timedelta(days=days))
     body = shared.to_json()
     seed = json.dumps([body, stamp, until], sort_keys=True)
-    identity = {
-        **_sdo("identity", f"identity {operator}", stamp),
-        "name": operator,
-        "identity_class": "organization",
-    }
+    identity, tool = _identity(operator, "organization"), _identity("stillproof", "system")
     author = {"created_by_ref": identity["id"], "object_marking_refs": [TLP_AMBER]}
     accounts = [_account(pseudonym) for pseudonym in dict.fromkeys(shared.accounts)]
     campaign: dict[str, Any] = {
@@ -115,7 +128,7 @@ def to_stix(
         },
     }
     patterns: list[dict[str, Any]] = [
-        {**_pattern(number, name, stamp), **author} for number, name in _ATLAS[shared.verb]
+        {**_pattern(number, name), "created_by_ref": tool["id"]} for number, name in _techniques(shared)
     ]
     uses = [{**_uses(campaign["id"], pattern["id"], stamp), **author} for pattern in patterns]
     grouping = {
@@ -124,7 +137,8 @@ def to_stix(
         "context": "suspicious-activity",
         "object_refs": [campaign["id"], *(_account_id(pseudonym) for pseudonym in shared.accounts)],
     }
-    objects = [_tlp(), identity, _extension(identity["id"], stamp), campaign, *patterns, *uses, *accounts, grouping]
+    shared_by = [_tlp(), identity, tool, _extension(tool["id"])]
+    objects = [*shared_by, campaign, *patterns, *uses, *accounts, grouping]
     return {"type": "bundle", "id": f"bundle--{uuid.uuid5(_OURS, 'bundle ' + seed)}", "objects": objects}
 
 
@@ -170,17 +184,30 @@ def _sdo(kind: str, seed: str, stamp: str) -> dict[str, Any]:
     return {"type": kind, "spec_version": "2.1", "id": made, "created": stamp, "modified": stamp}
 
 
-def _pattern(number: str, name: str, stamp: str) -> dict[str, Any]:
+def _identity(name: str, kind: str) -> dict[str, Any]:
+    return {**_sdo("identity", f"identity {kind} {name}", _FIXED), "name": name, "identity_class": kind}
+
+
+def _techniques(finding: Finding) -> tuple[tuple[str, str], ...]:
+    return () if finding.test.startswith(_OF_WEIGHTS) else _ATLAS[finding.verb]
+
+
+def _pattern(number: str, name: str) -> dict[str, Any]:
     url = f"https://atlas.mitre.org/techniques/{number}"
     return {
-        **_sdo("attack-pattern", number, stamp),
+        **_sdo("attack-pattern", f"{number} {name}", _FIXED),
         "name": name,
         "external_references": [{"source_name": "mitre-atlas", "external_id": number, "url": url}],
     }
 
 
 def _uses(campaign: str, pattern: str, stamp: str) -> dict[str, Any]:
-    ends = {"relationship_type": "uses", "source_ref": campaign, "target_ref": pattern}
+    ends = {
+        "relationship_type": "uses",
+        "description": "A reading of the claim; the finding tests no intent.",
+        "source_ref": campaign,
+        "target_ref": pattern,
+    }
     return {**_sdo("relationship", f"{campaign} {pattern}", stamp), **ends}
 
 
@@ -207,17 +234,23 @@ def _tlp() -> dict[str, Any]:
     }
 
 
-def _extension(author: str, stamp: str) -> dict[str, Any]:
+def extension_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of what a campaign of ours holds under EXTENSION."""
+    file = resources.files("stillproof") / "data" / "finding_export.schema.json"
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _extension(author: str) -> dict[str, Any]:
     return {
         "type": "extension-definition",
         "spec_version": "2.1",
         "id": EXTENSION,
-        "created": stamp,
-        "modified": stamp,
+        "created": _FIXED,
+        "modified": _FIXED,
         "created_by_ref": author,
         "name": "stillproof finding",
         "description": "A finding with its null hypothesis, test, numbers and the run that recomputes it.",
-        "schema": "https://stillproof.example/finding-1.json",
+        "schema": json.dumps(extension_schema(), separators=(",", ":")),
         "version": "1.0.0",
         "extension_types": ["property-extension"],
     }

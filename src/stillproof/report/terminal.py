@@ -68,6 +68,7 @@ def _run(title: str, value: Mapping[str, Any]) -> Iterator[RenderableType]:
         "terms": f"{terms.get('decision')}, {terms.get('title')}" if terms.get("title") else terms.get("decision"),
         "grant": (terms.get("grant") or {}).get("id"),
         "student": value["student_dir"],
+        "signed by": value.get("signed_by") or "nobody: set ship.signing_key",
         **{name: value.get(name) for name in ("n_tokens", "tokens_per_s", "duration_s", "peak_rss_mb", "allocator")},
         "everything": f"{Path(str(value['student_dir'])).parent}/result.json, retention.html beside it",
     }

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import cache
@@ -40,12 +41,15 @@ __all__ = [
     "read_licence",
     "records",
     "require",
+    "shown_way",
     "strictest",
     "text_digest",
+    "with_grants",
 ]
 
 STRICTNESS: dict[Decision, int] = {"allow": 0, "allow_with_duties": 1, "unknown": 2, "deny": 3}
 """How strict a decision is; of several, the strictest counts."""
+MAX_NAME_CHARS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,31 @@ class Verdict:
     """One sentence: what was matched, or why nothing was."""
     grant_refused: str | None = None
     """Why a grant that was offered does not count."""
+    derivative: bool = False
+    """Whether it was asked about for its weights; else for its outputs."""
+    way: tuple[str, ...] = ()
+    """From the teacher to this model, where it is an ancestor of the teacher."""
+    ancestors: tuple[Verdict, ...] = ()
+    """What the models ask that the teacher comes from. Each must allow, by itself or by a grant of its own."""
 
     @property
     def allowed(self) -> bool:
+        return not self.refused
+
+    @property
+    def refused(self) -> tuple[Verdict, ...]:
+        """The verdicts that stand in the way, of this model and its ancestors, the strictest first."""
+        every = [one for one in (self, *self.ancestors) if not one._stands]
+        return tuple(sorted(every, key=lambda one: -STRICTNESS[one.decision]))
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """Every grant that is used, each once."""
+        used = [one.grant for one in (self, *self.ancestors) if one.grant is not None]
+        return tuple({grant.id: grant for grant in used}.values())
+
+    @property
+    def _stands(self) -> bool:
         return self.grant is not None or self.decision in ("allow", "allow_with_duties")
 
     def to_json(self) -> dict[str, Any]:
@@ -90,6 +116,9 @@ class Verdict:
             "duties": [asdict(duty) for duty in self.duties],
             "grant": None if self.grant is None else self.grant.to_json(),
             "grant_refused": self.grant_refused,
+            "use": "weights" if self.derivative else "outputs",
+            "way": list(self.way),
+            "ancestors": [ancestor.to_json() for ancestor in self.ancestors],
         }
 
 
@@ -122,21 +151,36 @@ def ask(
     else:
         record = _by_licence(licence)
         why = _why(licence, record)
-    verdict = Verdict("unknown", None, (), (), None, declared_by, model, licence, why)
+    verdict = Verdict("unknown", None, (), (), None, declared_by, model, licence, why, derivative=derivative)
     if record is not None:
         verdict = _read(verdict, record, derivative)
-    if grant is None:
-        return verdict
-    refused = grant.refusal(model, today)
-    return replace(verdict, grant=None if refused else grant, grant_refused=refused)
+    return verdict if grant is None else with_grants(verdict, [grant], today)
+
+
+def with_grants(verdict: Verdict, grants: Sequence[Grant], today: date) -> Verdict:
+    """The verdict with the first grant that covers its model today; else with why none of those offered does."""
+    refusals = []
+    for grant in grants:
+        refused = grant.refusal(verdict.model, today)
+        if refused is None:
+            return replace(verdict, grant=grant, grant_refused=None)
+        refusals.append(refused)
+    return replace(verdict, grant_refused="; ".join(refusals) or None)
 
 
 def require(verdict: Verdict) -> None:
-    """Raise TermsError, with the clause, its source and date and what to do, unless the verdict allows the use."""
+    """Raise TermsError, with the clause, its source and date and what to do, unless the verdict allows the use.
+
+    The strictest of the model's own verdict and its ancestors' is told, with the way that leads to it.
+    """
     if verdict.allowed:
         return
+    model, verdict = verdict.model, verdict.refused[0]
     told = "forbid" if verdict.decision == "deny" else "are not known to allow"
-    what = f"the teacher's terms {told} training another model on it: {verdict.why}; declared by {verdict.declared_by}"
+    whose = "the teacher's terms"
+    if verdict.way:
+        whose = f"{model!r} comes from another model ({shown_way(verdict.way)}), whose terms"
+    what = f"{whose} {told} training another model on it: {verdict.why}; declared by {verdict.declared_by}"
     if verdict.record is not None:
         what += f". {_cite(verdict.record, verdict.reasons)}"
     if verdict.grant_refused is not None:
@@ -151,12 +195,21 @@ def require(verdict: Verdict) -> None:
         "expires": "YYYY-MM-DD",
         "evidence": "the written permission, or its URL",
     }
+    known, setting = "", "terms.grants" if verdict.way else "terms.grant"
+    if verdict.way and verdict.record is None:
+        row = json.dumps({verdict.model: "..."}, ensure_ascii=True).replace(": ", " = ")
+        known = f"give that model's folder (terms.parents={row}) or the licence you declare (terms.licences={row}); or "
     remedy = (
-        "choose a teacher whose terms allow it (weights under Apache-2.0 or MIT, say); or, with a written permission, "
-        f"record it in a JSON file and set terms.grant=FILE: {json.dumps(template, ensure_ascii=True)}. "
+        f"{known}choose a teacher whose terms allow it (weights under Apache-2.0 or MIT, say); or, with a written "
+        f"permission, record it in a JSON file and set {setting}=FILE: {json.dumps(template, ensure_ascii=True)}. "
         "This is a reading of the text, not legal advice."
     )
     raise TermsError(what, verdict.model, remedy)
+
+
+def shown_way(way: Sequence[str]) -> str:
+    """A way as words. Names come from cards that anybody may have written: each is cut."""
+    return " <- ".join(name if len(name) <= MAX_NAME_CHARS else name[:MAX_NAME_CHARS] + "..." for name in way)
 
 
 def strictest(verdicts: list[Verdict]) -> Verdict:

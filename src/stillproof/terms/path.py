@@ -134,6 +134,31 @@ def compose(
     return Composed(worst, tuple(answers), tuple(duties.values()), tuple(faults))
 
 
+def ancestors_of(
+    root: str, models: Mapping[str, Model], steps: Iterable[Step], *, weights: bool, faults: Sequence[str] = ()
+) -> tuple[Verdict, ...]:
+    """What the models that `root` comes from ask of a student of `root`, the strictest first; `root` is left out.
+
+    weights: the student starts from the weights of `root`; else it learns from its outputs. Each verdict has the way
+    from `root` to its model. Of models that allow on the same terms the first stands for all; of the others each one
+    is given. A fault of the lineage is a verdict of its own, 'unknown', on `root`.
+    """
+    student = ""  # A name that no model bears.
+    steps = [Step(student, root, weights), *steps]
+    composed = compose(student, {**models, student: Model(student, None)}, steps, own=False)
+    doubts = [Verdict("unknown", None, (), (), None, "its lineage", root, models[root].licence, why) for why in faults]
+    found: dict[tuple[object, ...], Verdict] = {}
+    for answer in composed.answers:
+        name, verdict = answer.model.name, answer.verdict
+        if name in (root, student):
+            continue
+        allows = verdict.decision in ("allow", "allow_with_duties")
+        same = (verdict.licence, answer.derivative) if allows else (name, answer.derivative, verdict.licence)
+        way = tuple(step for step in answer.way if step != student)
+        found.setdefault(same, replace(verdict, model=name, declared_by=answer.declared_by, way=way))
+    return (*doubts, *found.values())
+
+
 def _ways(root: str, models: Mapping[str, Model], steps: Iterable[Step]) -> Iterable[tuple[str, bool, tuple[str, ...]]]:
     """(model, reached by weights alone, way) once for each kind of way; the first way found is the one shown."""
     parents: dict[str, list[Step]] = {}

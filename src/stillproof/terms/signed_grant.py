@@ -8,8 +8,8 @@ hold for the key that it names, and to whoever knows the grantor's public key it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -120,11 +120,9 @@ def refusal_of(
     public_key: hex, of the grantor that must have signed. account: pseudonym; None leaves accounts out of the question.
     exchanges_used: what was already taken under this grant.
     """
-    signer = signer_of(grant)
-    if signer is None:
-        return f"grant {grant.id!r} carries no signature that holds"
-    if signer != public_key:
-        return f"grant {grant.id!r} is signed by another key"
+    unusable = _unusable(grant, public_key)
+    if unusable is not None:
+        return unusable
     if account is not None and account not in grant.accounts:
         return f"grant {grant.id!r} does not cover this account"
     if grant.max_exchanges is not None and exchanges_used >= grant.max_exchanges:
@@ -132,12 +130,91 @@ def refusal_of(
     return grant.refusal(model, today)
 
 
+# --- the guard's question -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one account took of one model, as a log has it."""
+
+    account: str
+    """Pseudonym, as the log has it."""
+    model: str
+    """The model that answered, by the name that grants use."""
+    first: date
+    last: date
+    """Days (UTC) of the first and the last exchange."""
+    n_exchanges: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Which accounts of a log are covered, and why grants cover no more."""
+
+    by_account: Mapping[str, Grant]
+    """Each account all of whose usage one grant covers."""
+    refused: tuple[str, ...]
+    """One sentence for each grant that covers less than it names."""
+
+
+def cover_of(grants: Iterable[Grant], public_key: str, usage: Iterable[Usage]) -> Cover:
+    """Which accounts of a log distil by right: the grants that a guard honours, over the whole log at once.
+
+    grants: as `terms.grant.read_grant` gives them; those that a user merely recorded count for nothing here.
+    public_key: of the operator whose log it is, hex (`read_public_key` of the .pub file); no other signer counts.
+    usage: one row for each account and model of the log, every exchange counted.
+
+    An account is covered where one grant names it and covers every row of it: signature, scope, teacher, and the days
+    from `first` to `last` (the days of the traffic, not today: what was permitted then stays so). Volume belongs to the
+    grant, not to an account: where all its accounts together took more than `max_exchanges`, it covers none of them,
+    for nobody can say which exchange was the first too many.
+
+    Accounts are compared as they stand. A grant therefore names pseudonyms made with the key of that very log
+    (`stillproof grant issue --raw-account NAME --account-key FILE` makes them); under another key nothing matches, and
+    nothing is covered. An account with no exchange is no row and is not covered.
+    Raises MissingExtraError where signatures cannot be checked here.
+    """
+    rows: dict[str, list[Usage]] = {}
+    for row in usage:
+        rows.setdefault(row.account, []).append(row)
+    covered: dict[str, Grant] = {}
+    refused: list[str] = []
+    for grant in grants:
+        why = _unusable(grant, public_key)
+        named = {account: rows[account] for account in grant.accounts if account in rows}
+        taken = sum(row.n_exchanges for held in named.values() for row in held)
+        if why is None and grant.max_exchanges is not None and taken > grant.max_exchanges:
+            why = f"grant {grant.id!r} is used up: its accounts took {taken:,} of {grant.max_exchanges:,} exchanges"
+        if why is None:
+            faults = {account: _uncovered(grant, held) for account, held in named.items()}
+            covered = {account: grant for account, fault in faults.items() if fault is None} | covered
+            why = next((fault for fault in faults.values() if fault is not None), None)
+        refused += [why] if why is not None else []
+    return Cover(covered, tuple(refused))
+
+
+def _unusable(grant: Grant, public_key: str) -> str | None:
+    signer = signer_of(grant)
+    if signer is None:
+        return f"grant {grant.id!r} carries no signature that holds"
+    return None if signer == public_key else f"grant {grant.id!r} is signed by another key"
+
+
+def _uncovered(grant: Grant, rows: Iterable[Usage]) -> str | None:
+    """Why a grant whose signature holds does not cover an account's rows; None where it does."""
+    refusals = (grant.refusal(row.model, day) for row in rows for day in (row.first, row.last))
+    return next((refusal for refusal in refusals if refusal is not None), None)
+
+
 def grant_for_account(
     grants: Iterable[Grant], account: str, public_key: str, *, model: str, today: date, exchanges_used: int = 0
 ) -> Grant | None:
-    """The first grant that permits this account (pseudonym) to distil the model today, or None.
+    """The first grant that permits this account to distil the model today, or None: the question of a live gateway.
 
-    For a guard that spares lawful distillers: only a grant signed by the operator's own key counts.
+    account: the pseudonym, made with the key that the grants' accounts were made with; a raw name matches nothing.
+    public_key: the operator's own, hex; a grant of another signer, or of none, counts for nothing.
+    today: the day of the exchange, UTC. exchanges_used: what all accounts of that grant took before; with several
+    grants that have a volume, ask one at a time. For a log, `cover_of` counts that itself.
     """
     for grant in grants:
         refused = refusal_of(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from stillproof.terms.records import Duty, TermsRecord
 
 DISCLAIMER = "A reading of declarations and public texts by a program; not legal advice."
 NOTICE_FILES = ("notice", "notice.txt", "notice.md", "notices", "notices.txt")
+UNDECLARED = "its weights match a model of the index that it does not declare"
 MAX_FILES = 10_000
 
 State = Literal["met", "unmet", "open"]
@@ -66,19 +67,21 @@ def check_lineage(
     known: Mapping[str, Path] | None = None,
     test: Tester | None = None,
     monthly_users: int | None = None,
+    matched: Mapping[str, Finding] | None = None,
 ) -> dict[str, Any]:
     """The tree of a model's folder, the terms along it, and the state of every duty.
 
     known: folders of parents by the name under which they are claimed. test: see `lineage.grow`.
     monthly_users: answers duties that bind from a number of users on.
+    matched: findings of a fingerprint index, by the name of the model that was found.
     Keys of the result: model, licence, decision, why, tree, terms, duties, licence_conflict, as_teacher, gate,
     disclaimer. `gate` says why the terms or an unmet duty stand in the way; None where nothing does.
     Raises InputError where the folder cannot be read.
     """
-    grown = lineage.grow(folder, known, test)
+    grown = _with_matches(lineage.grow(folder, known, test), matched or {})
     models = {node.name: Model(node.name, node.licence, node.declared_by, node.revision) for node in _nodes(grown)}
     steps = [Step(edge.child, edge.parent, edge.tie != "distilled_from") for edge in grown.edges]
-    doubts = _doubts(grown)
+    doubts = (*_doubts(grown), *(f"{UNDECLARED}: {name}" for name in undeclared(grown.to_json(), matched or {})))
     owed = compose(grown.root, models, steps, faults=doubts, own=False)
     teaching = compose(grown.root, models, steps, faults=doubts)
     shown = read_shown(folder)
@@ -107,6 +110,22 @@ def findings_as_test(findings: Mapping[Path, Finding]) -> Tester:
     """A tester that answers with findings made before, by the parent's folder."""
     held = {path.resolve(): finding for path, finding in findings.items()}
     return lambda child, parent: held.get(parent.resolve())
+
+
+def _with_matches(grown: lineage.Lineage, matched: Mapping[str, Finding]) -> lineage.Lineage:
+    """Edges of the root to models that its weights match are tested; a test of the weights themselves stands."""
+
+    def tested(edge: lineage.Edge) -> lineage.Edge:
+        finding = matched.get(edge.parent)
+        held = edge.child != grown.root or edge.tie == "distilled_from" or edge.finding is not None
+        return edge if finding is None or held else replace(edge, state="tested", finding=finding)
+
+    return replace(grown, edges=tuple(map(tested, grown.edges)))
+
+
+def undeclared(grown: Mapping[str, Any], matched: Mapping[str, Finding]) -> list[str]:
+    """Models of the index that the weights match and that the lineage (`Lineage.to_json`) does not know."""
+    return sorted(set(matched) - {node["name"] for node in grown["nodes"]})
 
 
 def _nodes(grown: lineage.Lineage) -> list[lineage.Node]:

@@ -11,6 +11,7 @@
     judging.py       Findings, layers, direction, decision
     direction.py     hints which of the two was there first
     index.py         sketches of known models, to match a suspect without keeping their weights
+    candidates.py    a suspect against an index, as `trace index match` and `trace lineage --index` show it
     palimpsest.py    was the suspect trained in our logged order?
 
 numpy and scipy; no torch.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from stillproof.errors import InputError
 from stillproof.finding import Check
+from stillproof.progress import Event, OnEvent, ignore
 from stillproof.trace.weights import localisation, similarity
 from stillproof.trace.weights.layers import Model, Units
 from stillproof.trace.weights.matching import Matched, assign_smaller, fixed_points, spearman
 from stillproof.trace.weights.reading import Reals
+
+_Item = TypeVar("_Item")
 
 MIN_ROWS_PER_AXIS = 2
 """Shared tokens for each axis of the residual stream, without which a rotation fits anything."""
@@ -52,7 +57,18 @@ class Measured:
         return max(((pair.agreeing - 1) / pair.units for pair in self.agreements), default=None)
 
 
-def measure(a: Model, b: Model, seed: int = 0) -> Measured:
+def told(items: Sequence[_Item], stage: str, unit: str, on_event: OnEvent) -> Iterator[_Item]:
+    """The items, each told before it is worked on, with the time left at the pace so far."""
+    started_s, n = time.monotonic(), len(items)
+    for done, item in enumerate(items):
+        left_s = (time.monotonic() - started_s) / done * (n - done) if done else None
+        on_event(Event(stage, done, n, unit, eta_s=left_s))
+        yield item
+    if n:
+        on_event(Event(stage, n, n, unit))
+
+
+def measure(a: Model, b: Model, seed: int = 0, on_event: OnEvent = ignore) -> Measured:
     """Every comparison that these two models allow. `seed` breaks ties between units.
 
     Each layer is read twice: to be sketched, and to be matched. Raises InputError for a file that cannot be read as
@@ -66,14 +82,15 @@ def measure(a: Model, b: Model, seed: int = 0) -> Measured:
         return out
     p = localisation.projection(hidden)
     turn = _embeddings(a, b, hidden, out)
-    of_a = _sketches(a, "A", [p], out.checks)
+    of_a = _sketches(a, "A", [p], out.checks, on_event)
     # Turning the projection is turning the layers, and cheaper.
-    of_b = _sketches(b, "B", [p] if turn is None else [p, turn @ p], out.checks)
+    of_b = _sketches(b, "B", [p] if turn is None else [p, turn @ p], out.checks, on_event)
     if not of_a.numbers or not of_b.numbers:
         return out
     plain, turned = (_placed(of_a, of_b, which) for which in (0, -1))
     out.likeness = {(pair.layer_a, pair.layer_b): pair.likeness for pair in plain}
-    for layers in sorted({*_pairs(plain), *(_pairs(turned) if turn is not None else ())}, key=lambda pair: pair[::-1]):
+    wanted = sorted({*_pairs(plain), *(_pairs(turned) if turn is not None else ())}, key=lambda pair: pair[::-1])
+    for layers in told(wanted, "match", "pairs of layers", on_event):
         units = a.units(layers[0]), b.units(layers[1])
         if layers in _pairs(plain):
             out.matched.append(_matched(layers, units, seed))
@@ -91,10 +108,12 @@ class _Sketches:
     """[layers, parts, values], under each projection."""
 
 
-def _sketches(model: Model, side: str, projections: Sequence[Reals], checks: list[Check]) -> _Sketches:
+def _sketches(
+    model: Model, side: str, projections: Sequence[Reals], checks: list[Check], on_event: OnEvent
+) -> _Sketches:
     numbers: list[int] = []
     rows: list[list[Reals]] = [[] for _ in projections]
-    for number in model.numbers:
+    for number in told(model.numbers, f"sketch {side}", "layers", on_event):
         units = model.units(number)
         if not units.finite:
             continue

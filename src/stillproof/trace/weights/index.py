@@ -6,6 +6,10 @@ units to the known model's, and so for the exact law of matching.py: a match has
 of any false match is at most alpha over the whole index (Holm over its models). It is blind where units were
 relabelled or the residual stream rotated: compare with the weights themselves then.
 
+Of many models only the MATCHED most alike have their units matched; the others are inconclusive at p = 1. Alike is
+judged by the sketches of localisation.py, which no relabelling changes, so the choice says nothing about labels and
+costs nothing: a p-value of 1 in place of a valid one is valid.
+
 One file a model, an .npz of plain arrays that is read without pickle. The weights cannot be restored from it.
 """
 
@@ -15,6 +19,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillproof.errors import InputError, OutputExistsError, SchemaError
-from stillproof.finding import Finding, decide, holm
+from stillproof.finding import Check, Finding, decide, holm
+from stillproof.progress import OnEvent, ignore
 from stillproof.trace.weights import localisation
-from stillproof.trace.weights.judging import CLAIM, EXACT_NULL
+from stillproof.trace.weights.comparing import told
+from stillproof.trace.weights.judging import CLAIM, EXACT_ASSUMES, EXACT_NULL
 from stillproof.trace.weights.layers import Model, Units, model_of
 from stillproof.trace.weights.matching import assign_smaller, cosines, fixed_points, fixed_points_log10_p
 from stillproof.trace.weights.reading import Reals, read_model
@@ -37,7 +44,10 @@ SUFFIX = ".sketch.npz"
 UNITS = 384
 WIDTH = 24
 GRAM = 24
+MATCHED = 32
+"""Models of the index whose units are matched, at most."""
 MAX_BYTES = 50_000_000
+MAX_NAME = 200
 _ROWS_SEED = 20_260_502
 
 
@@ -59,37 +69,63 @@ class Sketch:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """One pair of layers of a known model and the suspect, numbered from 0."""
+
+    layer_known: int
+    layer_suspect: int
+    fixed_points: int
+    units: int
+    """Units that were matched."""
+    rate: float
+    """Fixed points expected by chance."""
+
+    @property
+    def log10_p(self) -> float:
+        return fixed_points_log10_p(self.fixed_points, self.rate)
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """One known model against the suspect."""
 
     name: str
     finding: Finding
-    placed: tuple[tuple[int, int, int], ...]
-    """(layer of the known model, layer of the suspect, fixed points)."""
+    placed: tuple[Place, ...]
 
 
-def sketch_model(path: Path, name: str) -> Sketch:
-    """Raises InputError for what is no model, or has no layers that hold numbers."""
-    return sketch_of(model_of(read_model(path)), name, UNITS)
+def sketch_model(path: Path, name: str, on_event: OnEvent = ignore) -> Sketch:
+    """Raises InputError for what is no model, has no layers that hold numbers, or a name that is none."""
+    if not 0 < len(name.strip()) <= len(name) <= MAX_NAME:
+        raise InputError(f"not a name of 1 to {MAX_NAME} characters", repr(name[:80]), "choose another")
+    return sketch_of(model_of(read_model(path)), name, UNITS, on_event)
 
 
-def sketch_of(model: Model, name: str, keep: int) -> Sketch:
-    """`keep`: units of a layer at most. Layers that hold NaN are left out."""
-    finite: list[tuple[int, Units]] = []
-    for number in model.numbers:
-        if not model.experts and model.units(number).finite:
-            finite.append((number, model.units(number)))
-    if not finite:
-        raise InputError("no MLP layers of a known architecture that hold numbers", str(model.stored.path))
-    hidden = finite[0][1].up.shape[1]
-    p, gram_p = _row_projection(hidden), localisation.projection(hidden, GRAM)
-    sizes = np.array([len(units.up) for _, units in finite])
-    rows = np.zeros((len(finite), min(keep, int(sizes.max())), 2 * WIDTH), np.int8)
-    for i, (_, units) in enumerate(finite):
-        kept = _projected(units, p, keep)
-        rows[i, : kept.shape[0], : kept.shape[1]] = kept
-    grams = np.stack([localisation.sketch(units, gram_p) for _, units in finite]).astype(np.float16)
-    return Sketch(name, hidden, sizes, np.array([number for number, _ in finite]), rows, grams)
+def sketch_of(model: Model, name: str, keep: int, on_event: OnEvent = ignore) -> Sketch:
+    """`keep`: units of a layer at most. Layers that hold NaN are left out. One layer is in memory at a time."""
+    where = str(model.stored.path)
+    numbers: list[int] = []
+    sizes: list[int] = []
+    rows: list[NDArray[np.int8]] = []
+    grams: list[Reals] = []
+    for number in told(() if model.experts else model.numbers, "sketch", "layers", on_event):
+        units = model.units(number)
+        if not units.finite:
+            continue
+        hidden = units.up.shape[1]
+        numbers.append(number)
+        sizes.append(len(units.up))
+        rows.append(_projected(units, _row_projection(hidden), keep))
+        grams.append(localisation.sketch(units, localisation.projection(hidden, GRAM)))
+    if not numbers:
+        raise InputError("no MLP layers of a known architecture that hold numbers", where)
+    if len({model.shape(number)[1] for number in numbers}) > 1 or len({len(gram) for gram in grams}) > 1:
+        raise InputError("layers of different hidden sizes or kinds", where, "fetch it again")
+    padded = np.zeros((len(numbers), max(map(len, rows)), 2 * WIDTH), np.int8)
+    for i, kept in enumerate(rows):
+        padded[i, : kept.shape[0], : kept.shape[1]] = kept
+    hidden = model.shape(numbers[0])[1]
+    return Sketch(name, hidden, np.array(sizes), np.array(numbers), padded, np.stack(grams).astype(np.float16))
 
 
 def _row_projection(hidden: int) -> Reals:
@@ -108,7 +144,9 @@ def _projected(units: Units, p: Reals, keep: int) -> NDArray[np.int8]:
     return np.concatenate(small, axis=1)
 
 
-def match(suspect: Path, known: Sequence[Sketch], *, alpha: float = 1e-6, seed: int = 0) -> list[Match]:
+def match(
+    suspect: Path, known: Sequence[Sketch], *, alpha: float = 1e-6, seed: int = 0, on_event: OnEvent = ignore
+) -> list[Match]:
     """The suspect against every sketch, the surest first. H0: EXACT_NULL, for each.
 
     alpha: chance of any false match over the whole index. Models of another hidden size are inconclusive. Raises
@@ -116,74 +154,102 @@ def match(suspect: Path, known: Sequence[Sketch], *, alpha: float = 1e-6, seed: 
     """
     if not known:
         raise InputError("an index without sketches", remedy="add known models to it first")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha is {alpha}", remedy="choose a level between 0 and 1")
     model = model_of(read_model(suspect))
-    whole = sketch_of(model, "suspect", max(model.shape(n)[0] for n in model.numbers) if model.numbers else 1)
-    found = [_one(whole, other, alpha, seed) for other in known]
-    paid = holm([finding for finding, _ in found])
-    matches = [Match(s.name, f, p) for s, f, (_, p) in zip(known, paid, found, strict=True)]
+    keep = max((model.shape(n)[0] for n in model.numbers), default=1)
+    whole = sketch_of(model, "suspect", keep, on_event)
+    paired = [_paired(other, whole) for other in known]
+    chosen = sorted((i for i, pairs in enumerate(paired) if pairs), key=lambda i: -_likeness(paired[i]))[:MATCHED]
+    placed: dict[int, tuple[Place, ...]] = {}
+    for i in told(chosen, "match", "models", on_event):
+        placed[i] = tuple(_matched(known[i], whole, pair, seed) for pair in paired[i])
+    found = [_finding(other.name, bool(paired[i]), placed.get(i), alpha) for i, other in enumerate(known)]
+    matches = [Match(s.name, f, placed.get(i, ())) for i, (s, f) in enumerate(zip(known, holm(found), strict=True))]
     return sorted(matches, key=lambda m: 1.0 if m.finding.log10_p is None else m.finding.log10_p)
 
 
-def _one(suspect: Sketch, known: Sketch, alpha: float, seed: int) -> tuple[Finding, tuple[tuple[int, int, int], ...]]:
-    placed: list[tuple[int, int, int]] = []
-    count, rate, units = 0, 0.0, 0
-    comparable = suspect.hidden == known.hidden and suspect.grams.shape[1] == known.grams.shape[1]
-    if comparable:
-        grams = (known.grams.astype(np.float32), suspect.grams.astype(np.float32))
-        alike = localisation.likenesses(*grams)
-        for pair in localisation.place(alike, range(len(known.rows)), range(len(suspect.rows))):
-            fixed, kept, of = _matched(known, suspect, (pair.layer_a, pair.layer_b), seed)
-            placed.append((int(known.numbers[pair.layer_a]), int(suspect.numbers[pair.layer_b]), fixed))
-            count, rate, units = count + fixed, rate + kept / of, units + kept
-    log10_p = fixed_points_log10_p(count, rate) if comparable else None
-    finding = Finding(
-        claim=f"{CLAIM}, where A is the model sketched as {known.name!r}",
+def _paired(known: Sketch, suspect: Sketch) -> list[localisation.Placed]:
+    """Layers by their place in the two sketches; none where hidden size or kind of MLP differ."""
+    if suspect.hidden != known.hidden or suspect.grams.shape[1:] != known.grams.shape[1:]:
+        return []
+    alike = localisation.likenesses(known.grams.astype(np.float32), suspect.grams.astype(np.float32))
+    return localisation.place(alike, range(len(known.rows)), range(len(suspect.rows)))
+
+
+def _likeness(pairs: Sequence[localisation.Placed]) -> float:
+    """Mean over the layers that were placed, so that a short model is not held back."""
+    return sum(pair.likeness for pair in pairs) / len(pairs)
+
+
+def _finding(name: str, comparable: bool, placed: Sequence[Place] | None, alpha: float) -> Finding:
+    """`placed` None: not among the most alike; where comparable its p-value is 1, and it decides nothing."""
+    count = None if placed is None else sum(place.fixed_points for place in placed)
+    log10_p: float | None = None
+    detail = "another hidden size, or gated beside ungated MLP"
+    if comparable and placed is None:
+        log10_p, detail = 0.0, f"not among the {MATCHED} most alike by sketches of layers: units not matched, p = 1"
+    elif placed is not None and count is not None:
+        log10_p, detail = fixed_points_log10_p(count, sum(place.rate for place in placed)), f"{len(placed)} layers"
+    return Finding(
+        claim=f"{CLAIM}, where A is the model sketched as {name!r}",
         verb="trace",
         test="unit_labels_sketched",
         kind="design_based",
         null=EXACT_NULL,
-        statistic=float(count) if comparable else None,
-        n=units,
+        statistic=None if count is None else float(count),
+        n=sum(place.units for place in placed or ()),
         n_unit="units",
-        decision="inconclusive" if log10_p is None else decide(log10_p, alpha),
+        decision="inconclusive" if log10_p is None or placed is None else decide(log10_p, alpha),
         alpha=alpha,
         log10_p=log10_p,
+        assumptions=EXACT_ASSUMES,
+        checks=(Check("units_matched", placed is not None, detail),),
     )
-    return finding, tuple(placed)
 
 
-def _matched(known: Sketch, suspect: Sketch, at: tuple[int, int], seed: int) -> tuple[int, int, int]:
-    """(fixed points, units of the smaller side, units of the larger side) of one pair of layers."""
-    n_known = min(int(known.units[at[0]]), known.rows.shape[1])
-    a = known.rows[at[0], :n_known].astype(np.float32)
-    b = suspect.rows[at[1], : int(suspect.units[at[1]])].astype(np.float32)
+def _matched(known: Sketch, suspect: Sketch, pair: localisation.Placed, seed: int) -> Place:
+    """One pair of layers, by their place in the sketches."""
+    i, j = pair.layer_a, pair.layer_b
+    a = known.rows[i, : min(int(known.units[i]), known.rows.shape[1])].astype(np.float32)
+    b = suspect.rows[j, : int(suspect.units[j])].astype(np.float32)
     alike = cosines(a[:, :WIDTH], b[:, :WIDTH]) + cosines(a[:, WIDTH:], b[:, WIDTH:])
-    matching, _ = assign_smaller(alike, seed + at[1])
-    return fixed_points(matching), min(len(a), len(b)), max(len(a), len(b))
+    matching, _ = assign_smaller(alike, seed + j)
+    smaller, larger = sorted((len(a), len(b)))
+    return Place(int(known.numbers[i]), int(suspect.numbers[j]), fixed_points(matching), smaller, smaller / larger)
 
 
 # --- on disk --------------------------------------------------------------------------------------------------
 
 
+def refuse_known(index: Path, name: str) -> Path:
+    """The file of a model of that name. Raises OutputExistsError where it is there: before the work, not after."""
+    path = index / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}{SUFFIX}"
+    if path.exists():
+        raise OutputExistsError(f"the index knows {name!r}", str(path), "choose another name, or remove the file")
+    return path
+
+
 def add(index: Path, sketch: Sketch) -> Path:
     """The sketch's file in the folder `index`. Raises OutputExistsError where that name is taken."""
+    path = refuse_known(index, sketch.name)
     index.mkdir(parents=True, exist_ok=True)
-    path = index / f"{hashlib.sha256(sketch.name.encode()).hexdigest()[:24]}{SUFFIX}"
-    if path.exists():
-        raise OutputExistsError(
-            f"the index knows {sketch.name!r}", str(path), "choose another name, or remove the file"
-        )
     head = json.dumps({"schema": SCHEMA, "name": sketch.name, "hidden": sketch.hidden}).encode()
     buffer = io.BytesIO()
     arrays = {"units": sketch.units, "numbers": sketch.numbers, "rows": sketch.rows, "grams": sketch.grams}
     np.savez_compressed(buffer, head=np.frombuffer(head, np.uint8), **arrays)
-    path.write_bytes(buffer.getvalue())
+    beside = path.with_suffix(f".{os.getpid()}.part")
+    beside.write_bytes(buffer.getvalue())
+    beside.replace(path)  # whole or not at all
     return path
 
 
 def read_index(index: Path) -> list[Sketch]:
-    """Raises InputError for a file that is no sketch, SchemaError for another version's."""
-    return [_read(path) for path in sorted(index.glob(f"*{SUFFIX}"))]
+    """The sketches, by name. Raises InputError for no folder or a file that is no sketch, SchemaError for another
+    version's."""
+    if not index.is_dir():
+        raise InputError("no index here", str(index), "make one with `stillproof trace index add`")
+    return sorted((_read(path) for path in index.glob(f"*{SUFFIX}")), key=lambda sketch: sketch.name)
 
 
 def _read(path: Path) -> Sketch:
@@ -202,7 +268,7 @@ def _read(path: Path) -> Sketch:
         raise InputError(f"not a sketch: {error}", str(path), remedy) from error
     if not isinstance(head, dict) or head.get("schema") != SCHEMA:
         raise SchemaError(f"not a sketch of schema {SCHEMA!r}", str(path), remedy)
-    sketch = Sketch(str(head.get("name")), _count(head.get("hidden")), **arrays)
+    sketch = Sketch(str(head.get("name"))[:MAX_NAME], _count(head.get("hidden")), **arrays)
     if not _is_whole(sketch):
         raise InputError("a sketch whose arrays do not fit together", str(path), remedy)
     return sketch

@@ -13,6 +13,7 @@ from typing import Any
 
 from stillproof.errors import InputError
 from stillproof.finding import Check, Decision, Finding, Run, decide, holm
+from stillproof.progress import OnEvent, ignore
 from stillproof.trace.weights.comparing import Measured, measure
 from stillproof.trace.weights.direction import Hint, direction, hints, traces
 from stillproof.trace.weights.layers import Model, model_of
@@ -26,7 +27,7 @@ EXACT_NULL = (
 )
 REFERENCE_NULL = "the pair is exchangeable with the pairs of independently trained models of the reference"
 CLAIM = "the weights of A and B have a common origin"
-_EXACT_ASSUMES = (
+EXACT_ASSUMES = (
     "hidden units are initialised alike and independently, and the optimiser treats them alike (SGD, Adam, Lion, Muon)",
     "equal seeds of one initialiser count as a common origin",
 )
@@ -71,7 +72,15 @@ class Compared:
         }
 
 
-def compare(a: Path, b: Path, *, alpha: float = 0.01, seed: int = 0, reference: Path | None = None) -> Compared:
+def compare(
+    a: Path,
+    b: Path,
+    *,
+    alpha: float = 0.01,
+    seed: int = 0,
+    reference: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> Compared:
     """Do the weights of A and B have a common origin? H0: EXACT_NULL, REFERENCE_NULL.
 
     alpha: over everything that is tried. Raises InputError for what cannot be read as a model, MissingExtraError for a
@@ -82,7 +91,7 @@ def compare(a: Path, b: Path, *, alpha: float = 0.01, seed: int = 0, reference: 
     table = read_reference(reference)
     models = [model_of(read_model(path)) for path in (a, b)]
     run = Run(f"stillproof trace weights A B --seed {seed} --alpha {alpha:g}", None, _version(), seed)
-    return judge(models[0], models[1], measure(models[0], models[1], seed), (table, alpha, run))
+    return judge(models[0], models[1], measure(models[0], models[1], seed, on_event), (table, alpha, run))
 
 
 def judge(a: Model, b: Model, measured: Measured, given: tuple[Reference, float, Run | None]) -> Compared:
@@ -124,7 +133,7 @@ def _exact(measured: Measured, alpha: float, run: Run | None) -> list[Finding]:
             decision="inconclusive" if log10_p is None else decide(log10_p, alpha),
             alpha=alpha,
             log10_p=log10_p,
-            assumptions=_EXACT_ASSUMES,
+            assumptions=EXACT_ASSUMES,
             checks=tuple(measured.checks),
             run=run,
         )
