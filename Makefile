@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-TASKS := setup demo test calibrate check bench-distill bench-guard bench-trace bench-weights pin clean
+TASKS := setup demo test calibrate check docs bench-distill bench-guard bench-trace bench-weights pin clean
 
 .PHONY: $(TASKS)
 $(TASKS):

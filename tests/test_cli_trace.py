@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faulty_server import Fault, FaultyServer
 from tests.tiny_model import tiny_folder
 from tests.toy_suspects import PROMPTS, recorded, speaking, toy_tokenizer
 from typer.testing import CliRunner, Result
@@ -224,6 +225,25 @@ def test_an_audit_of_an_endpoint_that_was_stopped_goes_on_later(tmp_path: Path) 
     with endpoint(FakeTeacher(speaking(None)), port=port) as server:
         words = ("--suspect", server.url, "--model", "fake", "--if-exists", "resume")
         assert desk.outputs(tmp_path, *words).exit_code == 0
+
+
+def test_a_suspect_that_answers_429_for_ever_is_inconclusive_and_can_be_asked_later(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with endpoint(FakeTeacher(speaking(read_mark_key(desk.key)))) as server:
+        port = int(server.url.split(":")[2].split("/")[0])
+        some = desk.outputs(tmp_path, "--suspect", server.url, "--model", "fake", "--max-calls", "3")
+        assert as_json(some)["error"] == "BudgetError"
+    words = ("--suspect", server.url, "--model", "fake", "--if-exists", "resume")
+    with FaultyServer([Fault(status=429, headers={"retry-after": "86400"})] * 99, port=port):
+        busy = desk.outputs(tmp_path, *words)
+    told = as_json(busy)
+    assert busy.exit_code == 4, busy.output
+    assert (told["decision"], told["log10_p"], told["statistic"], told["bundle"]) == ("inconclusive", None, None, None)
+    assert told.keys() >= PROMISED
+    assert told["checks"][0]["detail"].startswith("3 answers are kept; ")
+    assert not (tmp_path / "audit" / "bundle.json").exists()
+    with endpoint(FakeTeacher(speaking(read_mark_key(desk.key))), port=port):
+        assert desk.outputs(tmp_path, *words).exit_code == 3
 
 
 @pytest.mark.parametrize("mode", ["closed", "open"])

@@ -41,6 +41,7 @@ from stillproof.trace.coin_audit import CoinFiles, audit_coins
 from stillproof.trace.coin_bundle import replay_coins
 from stillproof.trace.coin_plan import CoinChoices, CoinPlan, ProbePrompt, read_any_plan, write_coin_plan
 from stillproof.trace.coin_verdict import Verdict, scores_of
+from stillproof.trace.control import read_control
 from stillproof.trace.flips import CoinSettings
 from stillproof.trace.reading import LocalReader, _echoed, open_reader
 from stillproof.trace.sealing import text_of
@@ -127,6 +128,37 @@ def test_an_anytime_audit_stops_asking_when_it_has_seen_enough(world: World, tmp
     assert finding.log10_p is None and finding.log10_e is not None
     assert suspect.calls < 360
     assert replay_coins(desk.bundle).finding == finding
+
+
+def test_a_control_model_finds_a_student_that_is_lost_without_it(world: World, tmp_path: Path) -> None:
+    plain = Desk(world, "twins", name=f"{tmp_path.name}-plain")
+    # The base that the suspect began from: it reads as the suspect does, the lift excepted.
+    control = read_control(Reader(name="suspect"), plain.served)
+    desk = Desk(world, "twins", name=f"{tmp_path.name}-controlled", controls=[control])
+    suspects = (Reader(texts_of(world.heard), lift=0.004) for _ in range(2))
+    weak, strong = (
+        one.run(suspect, reveal_key=True).finding for one, suspect in zip((plain, desk), suspects, strict=True)
+    )
+    assert weak.decision == "not_found"
+    assert strong.decision == "found"
+    assert "control" in strong.test
+    again = replay_coins(desk.bundle)
+    assert (again.finding, again.exact) == (strong, True)
+    innocent = Desk(world, "twins", name=f"{tmp_path.name}-innocent", controls=[read_control(Reader(), plain.served)])
+    assert innocent.run(Reader(name="another")).finding.decision == "not_found"
+
+
+def test_a_control_that_reads_nothing_and_plans_that_cannot_use_one_are_refused(world: World, tmp_path: Path) -> None:
+    served = Desk(world, "twins", name=f"{tmp_path.name}-served").served
+    with pytest.raises(MissingSignalError, match="control model"):
+        read_control(Reader(tell=lambda _: None), served)
+    control = read_control(Reader(), served)
+    for choices in (CoinChoices(score="text"), CoinChoices(stopping="anytime")):
+        with pytest.raises(ConfigError, match="controls"):
+            Desk(world, "twins", choices, name=f"{tmp_path.name}-{choices.score}", controls=[control])
+    short = control.model_copy(update={"scores": control.scores[:-1]})
+    with pytest.raises(ConfigError, match="one pair of scores a twin"):
+        Desk(world, "twins", name=f"{tmp_path.name}-short", controls=[short])
 
 
 # --- p-values over the served path -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from stillproof.trace.flips import (
     wilcoxon_log10_p,
 )
 from stillproof.trace.pairs import Blind, Candidate, Processing, Twin, blind, likeness, mean_logprob, twins_in
-from stillproof.trace.twins import AnytimeTwins, TwinSettings, find_served, find_served_accounts
+from stillproof.trace.twins import AnytimeTwins, TwinSettings, controlled, find_served, find_served_accounts
 
 LEVELS = (0.01, 0.05, 0.2)
 ALPHA = 1e-3
@@ -488,3 +488,66 @@ def test_a_ledger_without_sound_twins_is_refused(tmp_path: Path, fault: str) -> 
         with pytest.raises(InputError) as refusal:
             twins_in(ledger)
     assert refusal.value.which == "x0"
+
+
+# --- control models ----------------------------------------------------------------------------------------------
+
+
+def both_sides(rng: Generator, n: int, noise: float, gain: float) -> tuple[Scored, list[tuple[float, float]]]:
+    """Twins of which the suspect likes the served one `gain` better, and a control that knows how usual each is."""
+    usual, coins = rng.normal(0, 1, (n, 2)), rng.integers(0, 2, n)
+    own = 0.8 * usual + rng.normal(0, noise, (n, 2))
+    own[np.arange(n), coins] += gain
+    pairs = [twin(i, int(coin)) for i, coin in enumerate(coins)]
+    return (pairs, [(a, b) for a, b in own.tolist()]), [(a, b) for a, b in usual.tolist()]
+
+
+def test_a_control_leaves_what_it_cannot_expect() -> None:
+    (pairs, scores), control = both_sides(Generator(Philox(3)), 400, 0.1, 0.0)
+    left = np.array(controlled(scores, control))
+    expected = np.array(scores) - 0.8 * np.array(control)
+    assert np.abs(left - expected).max() < 0.1
+    spread = (np.diff(left).std(), np.diff(np.array(scores)).std())
+    assert spread[0] < spread[1] / 5
+    assert find_served(pairs, controlled(scores, control)).decision == "not_found"
+
+
+def test_a_control_finds_what_is_lost_without_it() -> None:
+    (pairs, scores), control = both_sides(Generator(Philox(4)), 400, 0.1, 0.05)
+    plain, less = (find_served(pairs, values).log10_p for values in (scores, controlled(scores, control)))
+    assert plain is not None and less is not None
+    assert plain > -3
+    assert less < -8
+
+
+def test_under_the_null_controlled_scores_are_found_no_more_often_than_the_level() -> None:
+    rng, n_audits = Generator(Philox(5)), 2000
+    (pairs, scores), control = both_sides(rng, 40, 0.3, 0.0)
+    left = controlled(scores, control)
+    settings = TwinSettings(CoinSettings("sign"))
+    p = np.empty(n_audits)
+    for i in range(n_audits):
+        tossed = [replace(pair, coin=int(coin)) for pair, coin in zip(pairs, rng.integers(0, 2, 40), strict=True)]
+        p[i] = 10 ** (find_served(tossed, left, settings).log10_p or 0.0)
+    for level in LEVELS:
+        assert (p <= level).mean() <= level + 3 * math.sqrt(level * (1 - level) / n_audits)
+
+
+def test_exchanging_candidates_exchanges_controlled_scores() -> None:
+    (_, scores), control = both_sides(Generator(Philox(6)), 30, 0.3, 0.0)
+    turned = [3, 7, 20]
+
+    def swapped(rows: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [row[::-1] if i in turned else row for i, row in enumerate(rows)]
+
+    assert np.allclose(controlled(swapped(scores), swapped(control)), swapped(controlled(scores, control)))
+
+
+def test_a_pair_that_a_control_could_not_score_is_left_out_and_controls_must_fit() -> None:
+    scores, control = [(0.1, 0.2), (0.3, 0.1), (0.5, 0.9)], [(0.2, 0.4), (None, 0.1), (0.0, 1.0)]
+    left = controlled(scores, control)
+    assert left[1] == (None, None)
+    assert None not in left[0]
+    for wrong in ([], [control[:2]]):
+        with pytest.raises(InputError):
+            controlled(scores, *wrong)

@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--kept", type=Path, default=Path("runs/guard-goals"))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write the counts and medians")
     given = parser.parse_args()
     given.kept.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
@@ -121,16 +122,35 @@ def main() -> None:
             pool.submit(replayed, (worlds.campaigns(seed), given.reference, given.kept)) for seed in range(given.worlds)
         ]
         rows = [job.result() for job in jobs]
+    found = summed_up(rows)
+    print(f"campaigns {found['campaigns']}, alarmed {found['alarmed']}, ", end="")
+    print(f"alarms {found['alarms']}, of clusters that are no campaign's in the main {found['false']}")
+    if found["alarmed"]:
+        print(f"exchanges before the first alarm, median {found['taken_median']:,.0f}")
+        print(f"as a share of the volume, median {found['share_median']:.3f}")
+        print(f"within max(1%, 2,000): {found['within']} of {found['campaigns']}")
+    for row in rows:
+        for c in row["campaigns"]:
+            print(f"  {c['family']:26} volume {c['volume']:8,} taken {c['taken']}")
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts and medians over the campaigns of all worlds, blind spots left out."""
     campaigns = [c for row in rows for c in row["campaigns"] if c["family"] not in BLIND_SPOTS]
     alarmed = [c for c in campaigns if c["taken"] is not None]
-    within = [c["taken"] <= max(SHARE * c["volume"], LEAST_EXCHANGES) for c in alarmed]
-    print(f"campaigns {len(campaigns)}, alarmed {len(alarmed)}, false alarms {sum(row['false'] for row in rows)}")
-    if alarmed:
-        print(f"exchanges before the first alarm, median {np.median([c['taken'] for c in alarmed]):,.0f}")
-        print(f"as a share of the volume, median {np.median([c['taken'] / c['volume'] for c in alarmed]):.3f}")
-        print(f"within max(1%, 2,000): {sum(within)} of {len(campaigns)}")
-        for c in sorted(campaigns, key=lambda c: str(c["family"])):
-            print(f"  {c['family']:26} volume {c['volume']:8,} taken {c['taken']}")
+    return {
+        "campaigns": len(campaigns),
+        "alarmed": len(alarmed),
+        "alarms": sum(row["alarms"] for row in rows),
+        "false": sum(row["false"] for row in rows),
+        "within": sum(c["taken"] <= max(SHARE * c["volume"], LEAST_EXCHANGES) for c in alarmed),
+        "taken_median": float(np.median([c["taken"] for c in alarmed])) if alarmed else None,
+        "share_median": float(np.median([c["taken"] / c["volume"] for c in alarmed])) if alarmed else None,
+        "volume_least": min(c["volume"] for c in campaigns),
+        "volume_most": max(c["volume"] for c in campaigns),
+    }
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def innocents(world: World, cases: Sequence[Case]) -> tuple[st.Students, list[st
         rows.append(own)
         origins.append(origin)
     seeds = [case.seed for case in cases]
-    students = st.Students(st.INNOCENT, seeds).to(world.base.device)
+    students = st.Students(world.shape(st.INNOCENT), seeds).to(world.base.device)
     st.train(students, rows, seeds, st.Schedule(2.0, 32, 3e-3))
     return students, origins
 

@@ -7,7 +7,7 @@ over the tokens scored, in closed and in open mode. `twins` (T2): no mark; a coi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ from stillproof.trace.evidence import Tuples, closed_tuples, open_tuples
 from stillproof.trace.flips import CoinSettings
 from stillproof.trace.pairs import Candidate, Processing, Twin, likeness
 from stillproof.trace.radioactivity import AnytimeAudit, AuditSettings, log10_p_of
-from stillproof.trace.twins import Scores, TwinSettings, find_served, find_served_accounts
+from stillproof.trace.twins import Scores, TwinSettings, controlled, find_served, find_served_accounts
 from stillproof.watermark import MarkKey, Scheme, law_of, score_lanes
 
 Ids = NDArray[np.int64]
 
-TOKENS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 500_000)
+TOKENS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 500_000)
 FINE_TUNING = st.Schedule(2.0, 32, 1e-3)
 STREAMS = 4
 """Into how many audits with an early stop a student's answers are cut."""
 ANYTIME_ALPHA = 1e-3
-PAIRS = (600, 1_000, 2_000, 5_000)
+PAIRS = (100, 300, 600, 1_000, 2_000, 5_000)
 
 
 def diluted(world: World, marked: Ids, share: float, seed: int) -> Ids:
@@ -151,7 +151,7 @@ def twins_of(
     world: World, pool: Ids, coins: NDArray[np.int64], accounts: Sequence[str], mark: str | None = None
 ) -> list[Twin]:
     processing = Processing("teacher", "bench", 1.0, mark=mark, max_tokens=ANSWER)
-    both = [world.tokenizer.decode_batch(side[:, PROMPT:].tolist()) for side in pool]
+    both = [world.tokenizer.decode_batch([row[row >= 0].tolist() for row in side[:, PROMPT:]]) for side in pool]
     made = []
     for i, coin in enumerate(coins.tolist()):
         a, b = (Candidate(side[i], f"{i}.{place}", processing) for place, side in enumerate(both))
@@ -168,7 +168,8 @@ def twin_scores(students: st.Students, pool: Ids) -> list[list[Scores]]:
 
 
 def twins(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Of each student: log10 p after 600 to 5,000 pairs, by log-probabilities and by text alone."""
+    """Of each student: log10 p after 100 to 5,000 pairs, by log-probabilities and by text alone; of an innocent one
+    also all p-values over ledgers that it had no part in."""
     params = cases[0].params
     n, seeds = int(params["pairs"]), [case.seed for case in cases]
     pool = twin_pool(world.folder, int(params["pool"]))[:, :n]
@@ -179,21 +180,63 @@ def twins(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
     ]
     students = st.students_like(world.base, len(cases))
     st.train(students, learned, seeds, st.Schedule(float(params["epochs"]), 32, 1e-3))
-    scores = twin_scores(students, pool)
+    known = kept_controls(world, int(params["pool"]), n, ("teacher", "base"))
+    scores = controlled_scores(students, pool, known)
     said = st.answers(students, [pool[0, :, :PROMPT]] * len(cases), ANSWER, [seed + 3 for seed in seeds])
     both = [world.tokenizer.decode_batch(side[:, PROMPT:].tolist()) for side in pool]
     told = []
-    for i in range(len(cases)):
+    for i, seed in enumerate(seeds):
         made = twins_of(world, pool, coins[i], [""] * n)
         own = world.tokenizer.decode_batch(said[i].tolist())
         alike = [(likeness(text, a), likeness(text, b)) for text, a, b in zip(own, *both, strict=True)]
-        row: dict[str, Any] = {"logprobs": {}, "text": {}}
-        for count in [size for size in PAIRS if size <= n]:
-            row["logprobs"][count] = _p(find_served(made[:count], scores[i][:count], TwinSettings()))
-            row["text"][count] = _p(
-                find_served(made[:count], alike[:count], TwinSettings(score="likeness of its own answer"))
-            )
+        row: dict[str, Any] = {}
+        for name, values in {**scores[i], "text": alike}.items():
+            settings = TwinSettings(score=name)
+            row[name] = {}
+            for count in [size for size in PAIRS if size <= n]:
+                row[name][count] = _p(find_served(made[:count], values[:count], settings))
+            ledgers = range(0) if params["guilty"] else range(int(params["ledgers"]))
+            tested = [twins_of(world, pool, tossed(n, seed + 100 + j), [""] * n) for j in ledgers]
+            row[f"{name}, other ledgers"] = [_p(find_served(ledger, values, settings)) for ledger in tested]
         told.append(row)
+    return told
+
+
+PLAIN, LESS_TEACHER, LESS_BASE, LESS_BOTH = (
+    "log-probability",
+    "less the teacher's",
+    "less the base's",
+    "less the teacher's and the base's",
+)
+CONTROLS: Mapping[str, tuple[str, ...]] = {LESS_TEACHER: ("teacher",), LESS_BOTH: ("teacher", "base")}
+"""What an owner may have: the teacher always, the base that students began from where it is public."""
+
+
+def controlled_scores(
+    students: st.Students, pool: Ids, known: dict[str, list[Scores]], which: Mapping[str, tuple[str, ...]] = CONTROLS
+) -> list[dict[str, list[Scores]]]:
+    """Of each student: its scores as they are, and less what control models let expect; `known` has those of each."""
+    return [
+        {PLAIN: own, **{name: controlled(own, *(known[model] for model in models)) for name, models in which.items()}}
+        for own in twin_scores(students, pool)
+    ]
+
+
+def of_controls(world: World, pool: Ids, models: Sequence[str] = ("teacher", "base")) -> dict[str, list[Scores]]:
+    by_name = {"teacher": world.teacher, "base": world.base}
+    return {name: twin_scores(by_name[name], pool)[0] for name in models}
+
+
+@lru_cache(maxsize=2)
+def kept_controls(world: World, n: int, first: int, models: tuple[str, ...]) -> dict[str, list[Scores]]:
+    """`of_controls` for the first pairs of a pool, kept on disk."""
+    told: dict[str, list[Scores]] = {}
+    for name in models:
+        path = world.folder / f"twins_{n}_{first}_{name}.npy"
+        if not path.exists():
+            scores = of_controls(world, twin_pool(world.folder, n)[:, :first], (name,))[name]
+            np.save(path, np.array(scores), allow_pickle=False)
+        told[name] = [(a, b) for a, b in np.load(path, allow_pickle=False).tolist()]
     return told
 
 
@@ -216,12 +259,17 @@ def accounts(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
     learned = [_served_side(pool[:, :guilty_pairs], own[:guilty_pairs]) for own in coins]
     students = st.students_like(world.base, len(cases))
     st.train(students, learned, seeds, st.Schedule(float(params["epochs"]), 32, 1e-3))
-    scores = twin_scores(students, pool)
+    known = kept_controls(world, n, n, ("base",))
+    scores = controlled_scores(students, pool, known, {LESS_BASE: ("base",)})
     told = []
-    for own, values in zip(coins, scores, strict=True):
-        settings = TwinSettings(CoinSettings(alpha=1e-3))
-        found = find_served_accounts(twins_of(world, pool, own, names), values, settings)
-        named = [finding.accounts[0] for finding in found if finding.decision == "found"]
-        first = next(finding for finding in found if finding.accounts == ("guilty",))
-        told.append({"guilty_log10_p": _p(first), "named": named})
+    for own, by_score in zip(coins, scores, strict=True):
+        made = twins_of(world, pool, own, names)
+        row = {}
+        for name, values in by_score.items():
+            found = find_served_accounts(made, values, TwinSettings(CoinSettings(alpha=1e-3), score=name))
+            named = [finding.accounts[0] for finding in found if finding.decision == "found"]
+            first = next(finding for finding in found if finding.accounts == ("guilty",))
+            p = first.log10_p if first.log10_p_adjusted is None else first.log10_p_adjusted
+            row[name] = {"guilty_log10_p": None if p is None else round(p, 3), "named": named}
+        told.append(row)
     return told

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ MEASURES: dict[str, Measure] = {
     "twins": power.twins,
     "accounts": power.accounts,
     "attacks": robustness.attacks,
+    "cards": robustness.cards,
 }
 
 MARKS = {
@@ -67,10 +69,14 @@ class Scale:
     shares: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01)
     marked_tokens: int = 160_000
     scored: int = 500_000
-    pairs: int = 5_000
+    pairs: tuple[int, ...] = (1_000, 5_000)
+    ledgers: int = 20
+    """That each innocent student of the twin test is tried on."""
     others: int = 999
+    carded: tuple[int, ...] = (2_500, 5_000)
     attacked: int = 20
-    attack_shares: tuple[float, ...] = (0.3, 0.1)
+    attacked_more: int = 20
+    attacked_pairs: int = 600
 
 
 SCALES = {
@@ -82,8 +88,9 @@ SCALES = {
         students=4,
         shares=(1.0, 0.3),
         scored=100_000,
-        attacked=2,
-        attack_shares=(0.3,),
+        others=220,
+        attacked=4,
+        attacked_more=1,
     ),
     "tiny": Scale(
         innocents=3,
@@ -97,11 +104,29 @@ SCALES = {
         shares=(1.0,),
         marked_tokens=960,
         scored=3_000,
-        pairs=40,
+        pairs=(40,),
+        carded=(40,),
         others=4,
         attacked=1,
-        attack_shares=(0.5,),
+        attacked_more=1,
+        attacked_pairs=40,
     ),
+}
+ATTACKS: dict[str, list[Any]] = {
+    "arms": ["none", "paraphrase", "3x clean fine-tuning", "int8", "int4"],
+    "shares": [],
+    "temperatures": [],
+}
+MORE = {
+    "arms": [
+        "innocent",
+        "paraphrase, half of all forms reworded",
+        "student of the student",
+        "30% marked",
+        "10% marked",
+    ],
+    "shares": [0.3, 0.1],
+    "temperatures": [0.7, 1.3],
 }
 TINY_WORLD = Sizes(chars=200_000, teacher_tokens=20_000, base_tokens=20_000, plain_rows=120)
 
@@ -133,20 +158,25 @@ def _power(scale: Scale) -> list[Case]:
             # What costs much and tells least comes last: a share of 1% is 16 million tokens a student.
             stage = 0 if place == 0 else 2 + place
             cases += _cases("marked", f"{name}, {share:.0%}", scale.students, params, stage=stage, alone=share < 0.2)
-    for epochs, guilty in ((1, True), (2, True), (3, True), (3, False)):
-        params = {"pairs": scale.pairs, "pool": scale.pairs, "epochs": epochs, "guilty": guilty}
-        name = f"{epochs} epochs" if guilty else f"{epochs} epochs, other coins"
-        cases += _cases("twins", name, scale.students, params, stage=1)
-    params = {"guilty_pairs": min(600, 10 * scale.pairs), "each": 20, "accounts": scale.others + 1, "epochs": 3}
+    for pairs in scale.pairs:
+        for epochs, guilty in ((3, True), (1, True), (2, True), (3, False)):
+            params = {"pairs": pairs, "pool": max(scale.pairs), "epochs": epochs, "guilty": guilty}
+            if not guilty:
+                params["ledgers"] = scale.ledgers
+            name = f"{pairs:,} pairs, {epochs} epochs" + ("" if guilty else ", other coins")
+            cases += _cases("twins", name, scale.students, params, stage=1)
+    params = {"guilty_pairs": min(600, 10 * max(scale.pairs)), "each": 20, "accounts": scale.others + 1, "epochs": 3}
     cases += _cases("accounts", "3 epochs", scale.students, params, stage=1)
-    for name in ("green k1 d2",):
-        params = {
-            "scheme": MARKS[name].to_json(),
-            "marked_tokens": scale.marked_tokens,
-            "scored": min(100_000, scale.scored),
-            "shares": list(scale.attack_shares),
-        }
-        cases += _cases("attacks", name, scale.attacked, params, stage=2, alone=True)
+    for answers in scale.carded:
+        for paraphrased in (True, False):
+            params = {"answers": answers, "pool": max(scale.pairs), "epochs": 2, "paraphrased": paraphrased}
+            name = f"{answers:,} answers" + (", paraphrased" if paraphrased else "")
+            cases += _cases("cards", name, scale.students, params, stage=2)
+    common = {"pairs": scale.attacked_pairs, "pool": max(scale.pairs), "epochs": 3, "scored": min(24_000, scale.scored)}
+    for name, n, arms in (("no mark", scale.attacked, ATTACKS), ("no mark, more", scale.attacked_more, MORE)):
+        cases += _cases("attacks", name, n, {**common, "scheme": None, **arms}, stage=2, alone=True)
+    marked = {**common, "pairs": scale.marked_tokens // 48, "scheme": MARKS["gumbel k1"].to_json(), **ATTACKS}
+    cases += _cases("attacks", "gumbel k1", scale.attacked, marked, stage=3, alone=True)
     return cases
 
 
@@ -169,11 +199,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--page", type=Path, help="page that the tables and curves are put into")
     parser.add_argument("--device", help="cpu, cuda or mps; the best there is")
     parser.add_argument("--only", action="append", choices=list(MEASURES), help="experiments to run; all")
+    parser.add_argument("--group", default="", metavar="REGEX", help="groups whose name matches; all")
+    parser.add_argument("--first", type=int, default=10**9, metavar="N", help="students of a group, at most")
     options = parser.parse_args(words)
     if options.what != "tables":
-        prepare(options.out / "world", options.data, TINY_WORLD if options.scale == "tiny" else Sizes(), options.device)
         cases = cases_of(options.what, SCALES[options.scale])
         wanted = [case for case in cases if options.only is None or case.experiment in options.only]
+        wanted = [case for case in wanted if re.search(options.group, case.group) and case.number < options.first]
+        prepare(options.out / "world", options.data, TINY_WORLD if options.scale == "tiny" else Sizes(), options.device)
         run_missing(
             options.out, wanted, MEASURES, workers=options.workers, at_once=options.at_once, device=options.device
         )

@@ -234,15 +234,19 @@ def readings(texts: Ids, expected: tuple[Ids, NDArray[np.float32]], start: int =
 
 @torch.inference_mode()
 def mean_logprobs(students: Students, texts: Sequence[Ids], start: int) -> list[NDArray[np.float64]]:
-    """Mean log-probability a token, by each student, of its texts [B, T] from position `start` on: [B], nats."""
+    """Mean log-probability a token, by each student, of its texts [B, T] from position `start` on: [B], nats. -1 is
+    no token: padding, at the end."""
     parts: list[Tensor] = []
     given = torch.stack([torch.from_numpy(part) for part in texts])
     for block in torch.split(given, max(1, 256 // students.n), dim=1):
         tokens = block.to(students.device)
+        real = tokens[..., start:] >= 0
+        tokens = tokens.clamp(min=0)
         with _arithmetic(students.device):
             logits = students(tokens[..., :-1])[:, :, start - 1 :]
         logprobs = torch.log_softmax(logits.float(), dim=-1)
-        parts.append(logprobs.gather(3, tokens[:, :, start:, None])[..., 0].double().mean(dim=2).cpu())
+        told = logprobs.gather(3, tokens[:, :, start:, None])[..., 0].double() * real
+        parts.append((told.sum(dim=2) / real.sum(dim=2).clamp(min=1)).cpu())
     return [own.numpy() for own in torch.cat(parts, dim=1)]
 
 

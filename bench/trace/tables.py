@@ -12,6 +12,7 @@ import numpy as np
 from bench.trace.calibrate import LEVELS, two_way_interval
 from bench.trace.curves import Chart, Points, svg
 from bench.trace.jobs import results
+from bench.trace.robustness import TESTS
 
 from stillproof import stats
 
@@ -25,7 +26,17 @@ FIXED_POWER = 0.9
 
 def write(out: Path) -> str:
     """Write the tables and curves of what is there; returns the tables."""
-    sections = [validity_over_keys, validity_over_models, stops, t1_power, anytime, t2_power, named, robust]
+    sections = [
+        validity_over_keys,
+        validity_over_models,
+        stops,
+        t1_power,
+        anytime,
+        t2_power,
+        t2_validity,
+        named,
+        robust,
+    ]
     told = [text for text in (section(out) for section in sections) if text]
     _draw(out)
     text = "\n\n".join(told) + "\n"
@@ -190,52 +201,120 @@ def _fixed_n(audits: Sequence[dict[str, Any]]) -> int | None:
 def t2_power(out: Path) -> str:
     rows = []
     for group, found in results(out, "twins").items():
-        for score in ("logprobs", "text"):
+        for score, counts in found[0]["result"].items():
+            if score.endswith(LEDGERS) or not counts or "other" in group:
+                continue
             cells = []
-            for n in found[0]["result"][score]:
+            for n in counts:
                 values = [row["result"][score][n] for row in found]
                 cells.append(f"{n}: " + ("inconclusive" if None in values else f"{np.percentile(values, WEAKER):.1f}"))
-            rows.append((group, score, len(found), ", ".join(cells)))
-    return table(
-        "T2: log10 p of the weaker quartile, by pairs", ("student", "score", "students", "pairs: log10 p"), rows
-    )
+            last = [row["result"][score][list(counts)[-1]] for row in found]
+            reached = _proportion(sum(p is not None and p < WANTED for p in last), len(last))
+            rows.append((group, score, len(found), ", ".join(cells), _quartiles(last), reached))
+    head = ("student", "score", "students", "pairs: log10 p, weaker quartile", "all pairs: quartiles", "p < 1e-10")
+    return table("T2: log10 p of students that learned from what was served", head, rows)
+
+
+LEDGERS = ", other ledgers"
+
+
+def t2_validity(out: Path) -> str:
+    rows = []
+    for group, found in results(out, "twins").items():
+        for score in [name for name in found[0]["result"] if name.endswith(LEDGERS)]:
+            values = np.array([row["result"][score] for row in found], dtype=float)
+            if values.size:
+                ks = stats_of_uniform(10**values)
+                shares = [
+                    f"{int((values <= math.log10(a)).sum())} ({a * values.size:g} expected)" for a in (0.01, 0.05, 0.2)
+                ]
+                rows.append((group, score.removesuffix(LEDGERS), "{} x {}".format(*values.shape), *shares, f"{ks:.2f}"))
+    head = ("student", "score", "students x ledgers", "p <= 0.01", "p <= 0.05", "p <= 0.2", "KS test of uniform, p")
+    return table("T2: innocent students, ledgers that they had no part in", head, rows)
+
+
+def stats_of_uniform(p: Any) -> float:
+    from scipy.stats import kstest
+
+    return float(kstest(np.ravel(p), "uniform").pvalue)
+
+
+def _quartiles(values: Sequence[float | None]) -> str:
+    if None in values:
+        return ""
+    a, b, c = np.percentile(np.array(values, dtype=float), (25, 50, 75))
+    return f"{a:.1f}, {b:.1f}, {c:.1f}"
 
 
 def named(out: Path) -> str:
     rows = []
     for group, found in results(out, "accounts").items():
-        right = sum("guilty" in row["result"]["named"] for row in found)
-        wrong = sum(len(set(row["result"]["named"]) - {"guilty"}) for row in found)
-        p = [row["result"]["guilty_log10_p"] for row in found]
-        rows.append((group, len(found), right, wrong, f"{max(p):.1f}"))
-    head = ("student", "students", "right account named", "other accounts named", "weakest log10 p, Holm over accounts")
-    return table("T2 by account, family-wise error 1e-3", head, rows)
+        for score in found[0]["result"]:
+            own = [row["result"][score] for row in found]
+            right = _proportion(sum("guilty" in row["named"] for row in own), len(own))
+            wrong = sum(len(set(row["named"]) - {"guilty"}) for row in own)
+            p = [row["guilty_log10_p"] for row in own]
+            rows.append((group, score, len(found), right, wrong, f"{np.median(p):.1f}", f"{max(p):.1f}"))
+    head = (
+        "student", "score", "students", "right account named", "other accounts named",
+        "median log10 p after Holm", "weakest",
+    )  # fmt: skip
+    return table("T2 by account, family-wise error 1e-3 over 1,000 accounts", head, rows)
 
 
 def robust(out: Path) -> str:
     rows = []
-    for group, found in results(out, "attacks").items():
-        for attack in [name for name in found[0]["result"] if name != "overlap"]:
-            tests = ("closed", "open", "twins")
-            values = np.array([[row["result"][attack][test] or 0.0 for test in tests] for row in found])
-            # The smallest of three p-values, times three: Holm's of the best.
-            best = np.minimum(values.min(axis=1) + math.log10(3), 0.0)
-            cells = [f"{np.percentile(values[:, i], WEAKER):.1f}" for i in range(3)]
-            rows.append((group, attack, len(found), *cells, f"{np.mean(best < -6):.0%}"))
-    shares = [row["result"]["overlap"] for found in results(out, "attacks").values() for row in found]
-    told = table(
-        "Attacks: log10 p of the weaker quartile",
-        ("mark", "attack", "students", "T1 closed", "T1 open", "T2 log-probabilities", "best of three < 1e-6"),
-        rows,
-    )
+    found_of = results(out, "attacks")
+    for group, found in found_of.items():
+        tried = found[0]["result"]
+        for attack in [name for name in tried if isinstance(tried[name], dict) and name != "overlap"]:
+            made = [test for test in TESTS if test in tried[attack]]
+            values = np.array([[row["result"][attack][test] or 0.0 for test in made] for row in found])
+            # The smallest p-value times the number of tests: Holm's of the best.
+            best = np.minimum(values.min(axis=1) + math.log10(len(made)), 0.0)
+            of_test = dict(zip(made, values.T, strict=True))
+            cells = [f"{np.percentile(of_test[test], WEAKER):.1f}" if test in of_test else "" for test in TESTS]
+            cards = _proportion(int(np.sum(of_test["T5"] < -3)), len(found))
+            rows.append((group, attack, len(found), *cells, cards, _proportion(int(np.sum(best < -6)), len(found))))
+    shares = [row["result"]["overlap"] for found in found_of.values() for row in found if "overlap" in row["result"]]
+    head = ("mark", "attack", "students", *TESTS, "T5 < 1e-3", "smallest after Holm < 1e-6")
+    told = table("Attacks: log10 p of the weaker quartile", head, rows)
     if not shares:
         return told
     means = ", ".join(f"{n}-grams {np.mean([share[n] for share in shares]):.2f}" for n in shares[0])
     return f"{told}\n\nOverlap of paraphrase and original: {means}."
 
 
+def t5_power(out: Path) -> str:
+    rows = []
+    for group, found in results(out, "cards").items():
+        p = [row["result"]["log10_p"] or 0.0 for row in found]
+        share = float(np.mean([row["result"]["share"] or 0.0 for row in found]))
+        overlaps = [row["result"]["overlap"] for row in found if "overlap" in row["result"]]
+        told = ", ".join(f"{n} {np.mean([one[n] for one in overlaps]):.2f}" for n in overlaps[0]) if overlaps else ""
+        reached = _proportion(sum(value < -3 for value in p), len(p))
+        cards = found[0]["result"]["cards"]
+        rows.append((group, len(found), cards, f"{share:.0%}", _quartiles(p), reached, told))
+    head = (
+        "learned from",
+        "students",
+        "cards",
+        "on their side",
+        "log10 p: quartiles",
+        "p < 1e-3",
+        "overlap of n-grams",
+    )
+    return table("T5: cards, read by log-probabilities", head, rows)
+
+
+def _proportion(k: int, n: int) -> str:
+    """With its exact 95% interval."""
+    found = stats.proportion_interval(k, n)
+    return f"{k} of {n} [{found.low:.0%}, {found.high:.0%}]"
+
+
 def _draw(out: Path) -> None:
-    """One chart a share, modes side by side; and of validity."""
+    """One chart a share, modes side by side; one a group of twins; and of validity."""
     t1 = results(out, "marked")
     for share in sorted({group.split(", ")[1] for group in t1}):
         own = {group.split(", ")[0]: found for group, found in t1.items() if group.endswith(f", {share}")}
@@ -245,6 +324,11 @@ def _draw(out: Path) -> None:
             )
             lines = {name: curve(found, mode) for name, found in own.items()}
             _save(out / f"t1_{mode}_{share.rstrip('%')}.svg", chart, lines)
+    for group, found in results(out, "twins").items():
+        scores = [name for name, counts in found[0]["result"].items() if counts and not name.endswith(LEDGERS)]
+        if "other" not in group and scores:
+            chart = Chart(f"T2, students of {group}", "pairs", "log10 p, weaker quartile", WANTED, floor=-80.0)
+            _save(out / f"t2_{_file(group)}.svg", chart, {name: curve(found, name) for name in scores})
     models = results(out, "null_models")
     for scheme, found in models.items():
         modes = [name for name in found[0]["result"] if name != "origin"]
@@ -253,6 +337,10 @@ def _draw(out: Path) -> None:
         chart = Chart(f"V1b, {scheme}: innocent students under true keys", "1e6 x p", "share at or below", log_y=True)
         lines = {name: [(x * 1e6, y) for x, y in points] for name, points in lines.items()}
         _save(out / f"v1b_{scheme.replace(' ', '_')}.svg", chart, lines)
+
+
+def _file(group: str) -> str:
+    return group.replace(",", "").replace(" ", "_")
 
 
 def _short(mode: str) -> str:

@@ -2,11 +2,14 @@
 
 Five kinds, because a null that holds on prose may fail elsewhere: `prose`, `templated`, `code`, `repetitive` and
 `multilingual`. One byte-level BPE of 1,024 tokens, learned from all of them, cuts every kind without an unknown token.
+Text may be given openers ("However,", "In short,"), for word problems have hardly any, and evidence cards are made of
+such.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sysconfig
 from collections.abc import Iterator
 from itertools import islice
@@ -17,6 +20,8 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from stillproof.canary import forms
 
 Kind = Literal["prose", "templated", "code", "repetitive", "multilingual"]
 Ids = NDArray[np.int64]
@@ -122,6 +127,30 @@ def document(kind: Kind, data: Path | None, limit: int = CHARS) -> str:
         if size >= most:
             break
     return "".join(parts)[:most]
+
+
+_BEGINNING = re.compile(r"(?<=[.!?] )(?=[A-Z])|^(?=[A-Z])", re.MULTILINE)
+_SMALL = re.compile(
+    r"(?:A|All|An|At|Each|Every|For|He|Her|His|How|If|In|It|On|She|The|Their|Then|There|They|This|What)\b"
+)
+
+
+def with_openers(text: str, share: float, rng: Generator) -> str:
+    """`share` of the sentences begin with an opener of the registry, either side of a form as likely as the other."""
+    openers = [(one.first, one.second) for one in forms() if one.kind == "opener"]
+
+    def begun(match: re.Match[str]) -> str:
+        if rng.random() >= share:
+            return ""
+        phrase = openers[int(rng.integers(len(openers)))][int(rng.integers(2))]
+        return f"{phrase[0].upper()}{phrase[1:]} "
+
+    parts = _BEGINNING.split(text)
+    told = [parts[0]]
+    for place, part in zip(_BEGINNING.finditer(text), parts[1:], strict=True):
+        opener = begun(place)
+        told.append(opener + (part[0].lower() + part[1:] if opener and _SMALL.match(part) else part))
+    return "".join(told)
 
 
 def learn_tokenizer(documents: list[str], vocab: int = VOCAB) -> Tokenizer:

@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Sizes:
     base_tokens: int = 1_000_000
     plain_rows: int = 12_000
     """Of unmarked text by the teacher."""
+    vocab: int = texts.VOCAB
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class World:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+
+    def shape(self, shape: st.Shape) -> st.Shape:
+        """With this world's vocabulary."""
+        return replace(shape, vocab=self.tokenizer.get_vocab_size())
 
     @cached_property
     def ids(self) -> dict[str, Ids]:
@@ -66,11 +71,11 @@ class World:
 
     @cached_property
     def teacher(self) -> st.Students:
-        return st.load(st.TEACHER, self.folder / "teacher.safetensors", self.device)
+        return st.load(self.shape(st.TEACHER), self.folder / "teacher.safetensors", self.device)
 
     @cached_property
     def base(self) -> st.Students:
-        return st.load(st.STUDENT, self.folder / "base.safetensors", self.device)
+        return st.load(self.shape(st.STUDENT), self.folder / "base.safetensors", self.device)
 
     @cached_property
     def plain(self) -> Ids:
@@ -88,7 +93,7 @@ def prepare(folder: Path, data: Path | None, sizes: Sizes, device: str | None = 
     told: dict[str, float] = {}
     if not (folder / "tokenizer.json").exists() or not (folder / "texts.npz").exists():
         documents = {kind: texts.document(kind, data, sizes.chars) for kind in texts.KINDS}
-        tokenizer = texts.learn_tokenizer([text[: sizes.chars // 10] for text in documents.values()])
+        tokenizer = texts.learn_tokenizer([text[: sizes.chars // 10] for text in documents.values()], sizes.vocab)
         tokenizer.save(str(folder / "tokenizer.json"))
         cut = {kind: texts.encoded(tokenizer, text).astype(np.uint16) for kind, text in documents.items()}
         np.savez(folder / "texts.npz", allow_pickle=False, **cut)
@@ -99,7 +104,7 @@ def prepare(folder: Path, data: Path | None, sizes: Sizes, device: str | None = 
     ):
         path = folder / f"{name}.safetensors"
         if not path.exists():
-            model = st.Students(shape, [seed]).to(device or best_device())
+            model = st.Students(world.shape(shape), [seed]).to(device or best_device())
             rows = texts.rows_of(world.part("prose", "learn"), tokens // ROW, ROW, seed)
             (loss,) = st.train(model, [rows], [seed], st.Schedule(1.0, 64, 3e-3))
             st.save(model, path)

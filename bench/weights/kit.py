@@ -84,8 +84,8 @@ def view(folder: Path, at: Path) -> Path:
         (at / "model.safetensors").symlink_to((folder / "model.safetensors").resolve())
     words = [*tiny.words(vocabulary - 1), "<unk>"]
     model = {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(words)}, "unk_token": "<unk>"}
-    empty = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
-    whole = {"version": "1.0", **empty, "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+    whole: dict[str, object] = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    whole |= {"version": "1.0", "added_tokens": list[str](), "pre_tokenizer": {"type": "Whitespace"}, "model": model}
     (at / "tokenizer.json").write_text(json.dumps(whole))
     return at
 

@@ -166,7 +166,9 @@ class DuckEngine(Engine):
         self._run(f"SET memory_limit = '{memory_limit // 1024} KiB'")
         self._run(f"SET temp_directory = {_quoted(str(self.folder / 'spill'))}")
         self._run("SET TimeZone = 'UTC'")
-        self._run("SET enable_progress_bar = false")
+        # In a Jupyter without ipywidgets it is off, and even to switch it off is an error.
+        if self._connection.execute("SELECT current_setting('enable_progress_bar')").fetchone() != (False,):
+            self._run("SET enable_progress_bar = false")
         # Order of rows is never relied on; keeping it costs memory.
         self._run("SET preserve_insertion_order = false")
         self._ibis = ibis.duckdb.from_connection(self._connection)

@@ -10,6 +10,7 @@
     ├── OutputExistsError    (FileExistsError)    exit 2  would overwrite earlier work
     ├── StorageError         (OSError)            exit 1  the disk refused
     ├── TeacherError         (ConnectionError)    exit 1  the teacher stopped answering
+    │   └── BusyError                             exit 1  it answers, and says only to come back later
     ├── BudgetError          (RuntimeError)       exit 1  a cap on requests, tokens or money was reached
     ├── TrainingError        (ArithmeticError)    exit 1  training diverged
     ├── TermsError           (PermissionError)    exit 3  the teacher's terms do not allow this
@@ -80,6 +81,10 @@ class StorageError(StillproofError, OSError):
 
 
 class TeacherError(StillproofError, ConnectionError):
+    pass
+
+
+class BusyError(TeacherError):
     pass
 
 

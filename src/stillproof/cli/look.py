@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -74,14 +74,35 @@ def examine_machine(as_json: AsJson = False) -> None:
     answer(work, as_json, lambda result: 0 if result["ready"] else 1)
 
 
-def play_demo(out: Out = Path("runs/demo"), if_exists: IfExists = "fail", as_json: AsJson = False) -> None:
-    """Distil the bundled model in small, end to end."""
+def play_demo(
+    size: Annotated[
+        Literal["small", "laptop"],
+        typer.Option("--size", help="small: tiny models trained in the run; laptop: SmolLM2-135M-Instruct throughout."),
+    ] = "small",
+    out: Out = Path("runs/demo"),
+    second_act: Annotated[
+        bool, typer.Option("--second-act/--no-second-act", help="Afterwards distil SmolLM2 in small, in OUT/distil.")
+    ] = False,
+    if_exists: IfExists = "fail",
+    as_json: AsJson = False,
+) -> None:
+    """Play the whole story: serve, find a campaign, distil, trace, report.
+
+    Prints what it will take before it begins. Every stage is kept: --if-exists resume goes on after a break.
+    """
 
     def work() -> Result:
         from stillproof import demo
         from stillproof.progress import renderer
 
+        for name, value in demo.plan(size).items():
+            typer.echo(f"plan: {name.replace('_', ' ')}: {value}", err=True)
         with renderer() as on_event:
-            return demo.run(out, if_exists, on_event)
+            result = demo.run(out, size, if_exists, on_event)
+            typer.echo(f"report: {result['report']}", err=True)
+            if second_act:
+                result = {**result, "second_act": demo.distil(out / "distil", if_exists, on_event)}
+        # For people the short version: the whole is in the report and in result.json.
+        return result if as_json else demo.brief(result)
 
     answer(work, as_json)

@@ -9,7 +9,7 @@ import typer
 
 from stillproof.cli.answering import Result, answer
 from stillproof.cli.options import AsJson, examples, group
-from stillproof.cli.trace_work import Asked, outputs_of, plan_of_coins, plan_of_radioactivity, replay_of
+from stillproof.cli.trace_work import Asked, agreement_of, outputs_of, plan_of_coins, plan_of_radioactivity, replay_of
 
 if TYPE_CHECKING:
     from stillproof.finding import Decision
@@ -98,6 +98,12 @@ def _plan(
     score: Annotated[
         Literal["logprobs", "text"], typer.Option("--score", help="twins: the suspect reads both, or answers itself.")
     ] = "logprobs",
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control", metavar="DIR", help="twins: model whose own view is taken out of the suspect's; may repeat."
+        ),
+    ] = None,
     primary: Annotated[
         Literal["sign", "flip", "wilcoxon"] | None, typer.Option("--primary", help="twins, cards: test that decides.")
     ] = None,
@@ -162,7 +168,7 @@ def _plan(
             score=score if test == "twins" else "logprobs",
             accounts=() if accounts == "all" else _accounts_of(accounts),
         )
-        return plan_of_coins(test, key, (served, ledger), prompts, out, choices=coined)
+        return plan_of_coins(test, key, (served, ledger), prompts, out, choices=coined, controls=control or ())
 
     answer(work, as_json)
 
@@ -173,19 +179,31 @@ def _plan(
         "stillproof trace outputs --suspect models/theirs --plan plan.json --key key.json --out runs/audit",
         "stillproof trace outputs --suspect https://api.example.com/v1 --model theirs --plan plan.json --key key.json "
         "--out runs/audit --max-calls 500 --if-exists resume",
+        "stillproof trace outputs --test agreement --suspect store/theirs --served store/ours --nulls store/nulls",
     ),
 )
 def _outputs(
     suspect: Annotated[
         str, typer.Option("--suspect", metavar="DIR_OR_URL", help="Weights, GGUF file, endpoint, or recorded store.")
     ],
-    plan: Annotated[Path, typer.Option("--plan", metavar="FILE", help="Plan of the audit.")],
-    key: KeyFile,
-    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="Folder of the evidence.")],
+    plan: Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="Plan of the audit.")] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="Key of the mark, or NAME.vN.key of the coins.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="BUNDLE", help="Folder of the evidence.")] = None,
     test: Annotated[
-        TestName | None, typer.Option("--test", help="Test that the plan fixed; another is refused.")
+        Literal["radioactivity", "twins", "cards", "agreement"] | None,
+        typer.Option("--test", help="Test that the plan fixed; another is refused. agreement needs no plan."),
     ] = None,
     served: Store = None,
+    nulls: Annotated[
+        Path | None,
+        typer.Option("--nulls", metavar="DIR", help="agreement: stores of null models, DIR/MODEL or DIR/BASE/MODEL."),
+    ] = None,
+    statistic: Annotated[
+        Literal["paired", "rare"], typer.Option("--statistic", help="agreement: what is ranked.")
+    ] = "paired",
+    alpha: Annotated[float, typer.Option("--alpha", min=1e-300, max=0.5, help="agreement: level.")] = 0.01,
     ledger: LedgerFolder = None,
     model: Annotated[str, typer.Option("--model", help="Name of the model at the endpoint.")] = "",
     api_key_env: Annotated[
@@ -215,6 +233,12 @@ def _outputs(
     """
 
     def work() -> Result:
+        if test == "agreement":
+            return agreement_of(suspect, served, nulls, statistic, alpha)
+        if plan is None or key is None or out is None:
+            from stillproof.errors import ConfigError
+
+            raise ConfigError("an audit needs its plan, its key and a new folder", "--plan, --key, --out")
         from stillproof.trace.auditing import AuditLimits
         from stillproof.trace.suspect import suspect_config
 

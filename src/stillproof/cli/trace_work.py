@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from stillproof.config import TeacherConfig
     from stillproof.finding import Finding
     from stillproof.trace.auditing import AuditLimits
-    from stillproof.trace.coin_plan import CoinChoices, CoinPlan
+    from stillproof.trace.coin_plan import CoinChoices, CoinPlan, Control
     from stillproof.trace.plan import Choices
     from stillproof.trace.sealing import Sealed
+    from stillproof.trace.served import Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,9 @@ def plan_of_coins(
     out: Path,
     *,
     choices: CoinChoices,
+    controls: Sequence[str] = (),
 ) -> Result:
-    """`served_in`: the store and the ledger."""
+    """`served_in`: the store and the ledger. `controls`: models that read the twins."""
     from stillproof.errors import ConfigError
     from stillproof.serve.custody import read_opening
     from stillproof.trace.coin_plan import read_probes, write_coin_plan
@@ -86,7 +88,8 @@ def plan_of_coins(
     opening = read_opening(key)
     served = read_served(store, ledger, test, opening)
     probes = () if prompts is None else read_probes(prompts)
-    made, plan_id = write_coin_plan(out, test, served, opening, choices, prompts=probes)
+    read = [_control(model, served) for model in controls]
+    made, plan_id = write_coin_plan(out, test, served, opening, choices, prompts=probes, controls=read)
     return {
         "plan": str(out),
         "plan_id": plan_id,
@@ -97,6 +100,7 @@ def plan_of_coins(
         "twins": len(made.ids) or None,
         "cards": made.n_cards or None,
         "left_out": served.left_out,
+        "controls": [control.model for control in made.controls],
         "accounts": None if made.accounts is None else len(made.accounts),
         "calls": len(made.requests(plan_id, served)),
         "alpha": made.alpha,
@@ -105,32 +109,76 @@ def plan_of_coins(
     }
 
 
+def _control(model: str, served: Served) -> Control:
+    from contextlib import closing
+
+    from stillproof.trace.control import read_control
+    from stillproof.trace.reading import open_reader
+    from stillproof.trace.suspect import suspect_config
+
+    with closing(open_reader(suspect_config(model))) as reader:
+        return read_control(reader, served)
+
+
 def outputs_of(config: TeacherConfig, asked: Asked, limits: AuditLimits, test: str | None) -> Result:
-    from stillproof.errors import MismatchError
+    from stillproof.errors import BusyError, MismatchError
     from stillproof.progress import renderer
     from stillproof.teacher import Teacher, open_teacher
     from stillproof.trace.auditing import AuditFiles, audit_outputs
     from stillproof.trace.coin_audit import CoinFiles, audit_coins
     from stillproof.trace.coin_plan import CoinPlan, read_any_plan
     from stillproof.trace.reading import open_reader
+    from stillproof.trace.unfinished import unfinished
 
-    plan, _ = read_any_plan(asked.plan, plan_id=limits.plan_id)
+    plan, plan_id = read_any_plan(asked.plan, plan_id=limits.plan_id)
     if test is not None and test != plan.test:
         raise MismatchError(f"the plan is of {plan.test}, not of {test}", str(asked.plan), "leave out --test")
 
     def suspect(of: CoinPlan) -> Teacher:
         return open_reader(config) if of.test == "twins" and of.score == "logprobs" else open_teacher(config)
 
-    with renderer() as on_event:
-        if isinstance(plan, CoinPlan):
-            files = CoinFiles(asked.plan, asked.key, *_both(asked.served, asked.ledger), asked.out)
-            verdict, sealed = audit_coins(suspect, files, limits, on_event)
-            finding = verdict.finding
-        else:
-            marked = AuditFiles(asked.plan, asked.key, asked.out, asked.tokenizer)
-            finding, sealed = audit_outputs(lambda: open_teacher(config), marked, limits, on_event)
+    try:
+        with renderer() as on_event:
+            if isinstance(plan, CoinPlan):
+                files = CoinFiles(asked.plan, asked.key, *_both(asked.served, asked.ledger), asked.out)
+                verdict, sealed = audit_coins(suspect, files, limits, on_event)
+                finding = verdict.finding
+            else:
+                marked = AuditFiles(asked.plan, asked.key, asked.out, asked.tokenizer)
+                finding, sealed = audit_outputs(lambda: open_teacher(config), marked, limits, on_event)
+    except BusyError as error:
+        typer.echo(f"not done: {error}", err=True)
+        return {**unfinished(plan, plan_id, asked.out, error).to_json(), "bundle": None, "plan_id": plan_id}
     typer.echo(f"sealed in {asked.out}; publish the bundle's digest {sealed.digest}", err=True)
     return _told(finding, sealed.accounts, asked.out, sealed)
+
+
+def agreement_of(
+    suspect: str, served: Path | None, nulls: Path | None, statistic: Literal["paired", "rare"], alpha: float
+) -> Result:
+    """`suspect` and `served` are stores of answers; a null model is a store below `nulls`."""
+    import stillproof
+    from stillproof.errors import ConfigError
+    from stillproof.finding import Run
+    from stillproof.trace.agreement import AgreementSettings, answers_in, find_agreement, null_stores
+
+    if served is None or nulls is None:
+        remedy = "give the store of our answers, and a folder with a store for each null model"
+        raise ConfigError("agreement is a rank among null models", "--served, --nulls", remedy)
+    settings = AgreementSettings(statistic, alpha)
+    bases = null_stores(nulls)
+    _, (ours, theirs, *others) = answers_in([served, Path(suspect).expanduser(), *bases])
+    run = Run("stillproof trace outputs --test agreement", None, stillproof.__version__, None)
+    by_path = dict(zip(map(str, bases), others, strict=True))
+    finding = find_agreement(
+        [text or "" for text in ours],
+        theirs,
+        by_path,
+        settings,
+        bases={str(path): base for path, base in bases.items()},
+        run=run,
+    )
+    return finding.to_json()
 
 
 def replay_of(bundle: Path, key: Path | None, bundle_sha256: str | None, tokenizer: str | None) -> Result:

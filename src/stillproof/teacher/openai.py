@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from stillproof.errors import ConfigError, MissingExtraError, TeacherError
+from stillproof.errors import BusyError, ConfigError, MissingExtraError, TeacherError
 from stillproof.exchange import Exchange, Message, ResponseTokens, sha256_of
 from stillproof.teacher import Identity, Request, asked, now
 from stillproof.teacher.limits import Budget, Cost, Hosts, Pace, Stop, estimate, retry_after_s
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 OPENAI_URL = "https://api.openai.com/v1"
 PASSING = frozenset({408, 409, 425, 429})
 """Statuses below 500 that are worth another try."""
+BUSY = frozenset({429, 503})
+"""Statuses of an endpoint that is there, and says to come back later."""
 ABOUT_THE_RUN = {
     401: "set the environment variable with a key that this endpoint accepts",
     404: "correct base_urls and model",
@@ -79,6 +81,8 @@ class _Passing:
     what: str
     wait_s: float | None
     may_be_charged: bool
+    busy: bool = False
+    """The endpoint is there and said to come back later."""
 
 
 class OpenAITeacher:
@@ -87,8 +91,9 @@ class OpenAITeacher:
     A call is tried again, up to `max_retries` times on every host, after 408, 409, 425, 429, any 5xx, a timeout, a
     broken connection or an answer that broke off; it waits as long as Retry-After says, else exponentially longer
     with jitter. Another 4xx is an exchange with that status and no response, except 401 and 404, which are about
-    the run and raise TeacherError. TeacherError also where a call failed on every host, BudgetError before the call
-    that would pass a cap; before either is raised, the calls in flight end and are yielded.
+    the run and raise TeacherError. TeacherError also where a call failed on every host (BusyError where the last try
+    met 429 or 503, or it asks for too long a wait), BudgetError before the call that would pass a cap; before either
+    is raised, the calls in flight end and are yielded.
 
     `tokens` has pieces, log-probabilities and top rows where `sampling.top_logprobs` asked and the endpoint gave
     them, ids where it gives ids (llama.cpp does); None where it ignored the request.
@@ -175,7 +180,8 @@ class OpenAITeacher:
             tried[url] += 1
             self._budget.settle(cost, cost if outcome.may_be_charged else Cost(0, 0))
             if sum(tried.values()) >= (self._config.max_retries + 1) * len(self._clients):
-                raise TeacherError(
+                kind = BusyError if outcome.busy else TeacherError
+                raise kind(
                     f"the teacher does not answer after {sum(tried.values())} tries; the last: {outcome.what}",
                     ", ".join(self._clients),
                     "see to the endpoint, then resume the run: what was answered is kept",
@@ -183,7 +189,7 @@ class OpenAITeacher:
             backoff_s = self._backoff_base_s * 2.0 ** min(tried[url] - 1, 16) * jitter.uniform(0.5, 1.0)
             wait_s = outcome.wait_s if outcome.wait_s is not None else min(backoff_s, 60.0)
             if wait_s > self._max_wait_s:
-                raise TeacherError(
+                raise BusyError(
                     f"the endpoint asks to wait {wait_s:.0f} s", url, "resume the run when that time has passed"
                 )
             self._hosts.leave_alone(url, wait_s)
@@ -228,7 +234,8 @@ class OpenAITeacher:
     def _refused(self, request: Request, url: str, error: Any, cost: Cost) -> Exchange | _Passing:
         status = int(error.status_code)
         if status in PASSING or status >= 500:
-            return _Passing(f"HTTP {status}: {_said(error)}", retry_after_s(error.response.headers), False)
+            wait_s = retry_after_s(error.response.headers)
+            return _Passing(f"HTTP {status}: {_said(error)}", wait_s, False, busy=status in BUSY)
         if status in ABOUT_THE_RUN:
             raise TeacherError(f"HTTP {status}: {_said(error)}", url, ABOUT_THE_RUN[status])
         self._budget.settle(cost, Cost(0, 0))

@@ -39,6 +39,16 @@ class ProbePrompt(Section):
     """Whose cards it probes; None where nothing was planted: a fake probe."""
 
 
+class Control(Section):
+    """What a model of the owner's makes of both candidates of every twin: read when the plan is made, without coins."""
+
+    model: str
+    digest: str
+    """Of its identity."""
+    scores: tuple[tuple[float | None, float | None], ...]
+    """In the order of the plan's ids; None where it could not read one."""
+
+
 class CoinPlan(Section):
     """An audit by coins, whole."""
 
@@ -68,6 +78,8 @@ class CoinPlan(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     stopping: Stopping
     batch: Annotated[int, Field(ge=1)]
+    controls: tuple[Control, ...] = ()
+    """twins: what is taken out of the suspect's scores (`twins.controlled`)."""
 
     @model_validator(mode="after")
     def _is_sound(self) -> CoinPlan:
@@ -81,6 +93,10 @@ class CoinPlan(Section):
             raise ValueError("stopping: an anytime audit is of twins, and of no account by itself")
         if self.score == "text" and self.test == "cards":
             raise ValueError("score: cards are always read in the suspect's own text")
+        if self.controls and (self.test != "twins" or self.score != "logprobs" or self.stopping != "all"):
+            raise ValueError("controls: for twins by log-probabilities, all of which are asked")
+        if any(len(control.scores) != len(self.ids) for control in self.controls):
+            raise ValueError("controls: one pair of scores a twin")
         return self
 
     @property
@@ -89,7 +105,8 @@ class CoinPlan(Section):
 
     @property
     def twins(self) -> TwinSettings:
-        return TwinSettings(self.coins, score=SCORES[self.score])
+        less = ", less what control models expect" if self.controls else ""
+        return TwinSettings(self.coins, score=SCORES[self.score] + less)
 
     def requests(self, plan_id: str, served: Served) -> tuple[Request, ...]:
         """The calls in their order. None depends on a coin."""
@@ -99,16 +116,7 @@ class CoinPlan(Section):
             return self._answers(plan_id, asked)
         if self.score == "text":
             return self._answers(plan_id, [served.prompts[twin.id] for twin in served.twins])
-        # Reads: the last message is what the suspect reads, not a turn that it answers.
-        return tuple(
-            Request(
-                (*served.prompts[twin.id], Message("assistant", candidate.text)),
-                Sampling(temperature=1.0, max_tokens=1, top_logprobs=0),
-                id=call_id(plan_id, number, side),
-            )
-            for number, twin in enumerate(served.twins)
-            for side, candidate in enumerate(twin.candidates)
-        )
+        return reads(served, plan_id)
 
     def _answers(self, plan_id: str, prompts: Sequence[tuple[Message, ...]]) -> tuple[Request, ...]:
         asking = self.asking
@@ -124,6 +132,19 @@ class CoinPlan(Section):
             for number, messages in enumerate(prompts)
             for sample in range(asking.samples)
         )
+
+
+def reads(served: Served, plan_id: str) -> tuple[Request, ...]:
+    """Both candidates of every twin. The last message is what is read, not a turn that is answered."""
+    return tuple(
+        Request(
+            (*served.prompts[twin.id], Message("assistant", candidate.text)),
+            Sampling(temperature=1.0, max_tokens=1, top_logprobs=0),
+            id=call_id(plan_id, number, side),
+        )
+        for number, twin in enumerate(served.twins)
+        for side, candidate in enumerate(twin.candidates)
+    )
 
 
 def call_id(plan_id: str, number: int, sample: int) -> str:
@@ -158,9 +179,10 @@ def write_coin_plan(
     choices: CoinChoices | None = None,
     *,
     prompts: Sequence[ProbePrompt] = (),
+    controls: Sequence[Control] = (),
     made: datetime | None = None,
 ) -> tuple[CoinPlan, str]:
-    """Write a plan and give it with its id. `prompts`: of cards. `made`: now, if left out.
+    """Write a plan and give it with its id. `prompts`: of cards. `controls`: of twins. `made`: now, if left out.
 
     Raises OutputExistsError where something is there, ConfigError that names every value out of range, InputError for
     an account that no coin was tossed for, or prompts that no card has a scope for.
@@ -201,6 +223,7 @@ def write_coin_plan(
         seed=chosen.seed,
         stopping=chosen.stopping,
         batch=chosen.batch,
+        controls=tuple(controls),
     )
     return write_new_plan(path, dump(plan).encode(), CoinPlan)
 

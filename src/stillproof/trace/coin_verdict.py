@@ -13,7 +13,7 @@ from stillproof.trace.cards import find_card_accounts, find_cards, preferences
 from stillproof.trace.coin_plan import CoinPlan, call_id, check_served
 from stillproof.trace.pairs import likeness, mean_logprob
 from stillproof.trace.served import Served, probes_of, require_sound
-from stillproof.trace.twins import AnytimeTwins, Scores, find_served, find_served_accounts
+from stillproof.trace.twins import AnytimeTwins, Scores, controlled, find_served, find_served_accounts
 from stillproof.trace.verdict import after_plan, without_number
 
 _ONE_ANSWER = 0.5
@@ -97,6 +97,8 @@ def _twins(plan: CoinPlan, served: Served, scores: Sequence[Scores], run: Run) -
                 break
             audit.add(twin, pair)
         return Verdict(audit.finding())
+    if plan.controls:
+        scores = controlled(scores, *(control.scores[: len(scores)] for control in plan.controls))
     accounts: list[Finding] = []
     if plan.accounts is not None:
         accounts = find_served_accounts(twins, scores, plan.twins, accounts=plan.accounts, run=run)

@@ -16,6 +16,9 @@ one prompt in two families. What is kept is decided by `blind`, which sees both 
   `"whole"` keeps all and flips a conversation, and all families it touches, as one: exact where turns are fixed in
   advance, which is then an assumption. `AnytimeTwins` takes all turns in order and needs neither.
 
+`controlled` takes out of the scores what control models expect: with the base that a student began from, that is
+worth more than ten times the pairs.
+
 Found by account, it names the account *to which the answers were served*, not who trained the suspect.
 """
 
@@ -25,6 +28,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import numpy as np
 
 from stillproof.errors import InputError
 from stillproof.finding import Check, Finding, Run, holm
@@ -87,6 +92,30 @@ def find_served_accounts(
         told = _told(claim, settings, own, checks, run, (account,))
         found.append(coin_finding(_units(own, settings), settings.coins, told))
     return holm(found)
+
+
+def controlled(scores: Sequence[Scores], *controls: Sequence[Scores]) -> list[Scores]:
+    """Scores of a suspect less what control models would have let expect of them: the same null, far more power.
+
+    Most of what tells two candidates apart is how usual each is, of which any model of the language knows much: the
+    teacher that drew them, or an open model that the suspect may have begun from. `controls`: what each made of the
+    same candidates, in the same order. From both scores of a pair `b` times the controls' are taken, `b` being fitted
+    by least squares to the differences over all pairs. H0: twins.NULL, still: which candidate was served enters
+    nowhere, and exchanging two candidates exchanges their scores and leaves `b` as it is. A pair that somebody could
+    not score is (None, None). Raises InputError for controls of other lengths, or none.
+    """
+    if not controls or any(len(own) != len(scores) for own in controls):
+        raise InputError("controls do not fit the scores", remedy="give one pair of scores a twin for each control")
+    every = [scores, *controls]
+    whole = [i for i in range(len(scores)) if all(None not in own[i] for own in every)]
+    table = np.array([[own[i] for own in every] for i in whole], dtype=np.float64).reshape(-1, len(every), 2)
+    differences = table[..., 1] - table[..., 0]
+    slopes = np.linalg.lstsq(differences[:, 1:], differences[:, 0], rcond=None)[0]
+    left = table[:, 0] - np.einsum("ncs,c->ns", table[:, 1:], slopes)
+    told: list[Scores] = [(None, None)] * len(scores)
+    for i, (first, second) in zip(whole, left.tolist(), strict=True):
+        told[i] = (first, second)
+    return told
 
 
 class AnytimeTwins:
