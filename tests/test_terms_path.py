@@ -17,7 +17,6 @@ from stillproof.terms.signed_grant import (
     Usage,
     cover_of,
     create_grant_key,
-    grant_for_account,
     read_public_key,
     refusal_of,
     sign_grant,
@@ -136,7 +135,7 @@ def test_a_grant_changed_in_any_field_is_refused_by_admission_and_guard(
         licence="llama2", provider=None, model="acme/teacher", declared_by="card", grant=forged, today=TODAY
     )
     assert not verdict.allowed
-    assert grant_for_account([forged], ACCOUNT, key, model="acme/teacher", today=TODAY) is None
+    assert refusal_of(forged, key, model="acme/teacher", today=TODAY, account=ACCOUNT) is not None
 
 
 def test_guard_spares_only_accounts_within_dates_and_volume_of_its_own_grants(tmp_path: Path) -> None:
@@ -146,15 +145,15 @@ def test_guard_spares_only_accounts_within_dates_and_volume_of_its_own_grants(tm
     _, foreign = signed(other)
 
     def spared(account: str = ACCOUNT, today: date = TODAY, used: int = 0, by: str = key) -> bool:
-        found = grant_for_account([grant], account, by, model="acme/teacher", today=today, exchanges_used=used)
-        return found is not None
+        why = refusal_of(grant, by, model="acme/teacher", today=today, account=account, exchanges_used=used)
+        return why is None
 
     assert spared() and spared(used=99)
     assert not spared(used=100)
     assert not spared(account="b" * 32)
     assert not spared(today=date(2027, 1, 1))
     assert not spared(by=foreign)
-    assert grant_for_account([GRANT], ACCOUNT, key, model="acme/teacher", today=TODAY) is None
+    assert refusal_of(GRANT, key, model="acme/teacher", today=TODAY, account=ACCOUNT) is not None
 
 
 def used(account: str, n: int, first: date = TODAY, last: date = TODAY, model: str = "acme/teacher") -> Usage:

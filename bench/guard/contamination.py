@@ -20,7 +20,7 @@ from typing import Any
 
 import reference as honest_worlds
 import worlds
-from goals import against, read_cohorts
+from goals import ALL, against, named_in, read_cohorts
 from goals_table import counted, told
 
 from stillproof.engine import open_engine
@@ -29,7 +29,6 @@ from stillproof.guard import edges as relations
 from stillproof.guard.calibration import reference_of
 from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
 from stillproof.guard.judging import judge
-from stillproof.guard.naming import units_named
 from stillproof.guard.reference import Reference, joined
 from stillproof.guard.results import composed_reference
 from stillproof.guard.scanning import ScanSettings, gather, sketches_of
@@ -103,20 +102,17 @@ def scanned(job: tuple[World, dict[str, Path], Path]) -> dict[str, dict[str, Any
         pieces, _ = sketches_of(log, log / "guard")
         sketch = relations.distinct_exchanges(engine, engine.read_parquet(pieces))
         measured = gather(log, ScanSettings(), ignore, engine, sketch)
-        rows: dict[str, dict[str, Any]] = {}
+        told_of: dict[str, dict[int, str]] = {}
         for share, file in files.items():
-            tiers = {
-                int(each.cluster.cluster_id): each.tier for each, _ in judge(measured, Reference.load(file), 0.05, 0.2)
-            }
-            asked = sorted(cluster for cluster, tier in tiers.items() if tier != "observe")
-            units = units_named(
-                engine, sketch, [measured.frozen[cluster] for cluster in asked], measured.start_us, measured.end_us
-            )
-            named = {cluster: group.tolist() for cluster, group in zip(asked, units, strict=True)}
-            found = [cluster for cluster in asked if tiers[cluster] == "would_block" and named[cluster]]
-            review = [cluster for cluster in asked if cluster not in found]
-            outcome = ({"all": found}, review, named)
-            rows[share] = against(world, read_truth(log), read_cohorts(log), measured, outcome)
+            judged = judge(measured, Reference.load(file), 0.05, 0.2)
+            told_of[share] = {int(each.cluster.cluster_id): each.tier for each, _ in judged if each.tier != "observe"}
+        named = named_in(engine, sketch, measured, {cluster for tiers in told_of.values() for cluster in tiers})
+        truth, cohorts = read_truth(log), read_cohorts(log)
+        rows: dict[str, dict[str, Any]] = {}
+        for share, tiers in told_of.items():
+            found = [cluster for cluster, tier in tiers.items() if tier == "would_block" and named[cluster]]
+            review = [cluster for cluster in tiers if cluster not in found]
+            rows[share] = against(world, truth, cohorts, measured, ({ALL: found}, review, named))
         return rows
 
 

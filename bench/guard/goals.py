@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import worlds
 from goals_table import counted, told
@@ -36,6 +36,11 @@ from stillproof.guard.scoring import Scoring, standard
 from stillproof.guard.traffic import World
 from stillproof.guard.traffic.honest import HONEST
 from stillproof.progress import ignore
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+    from stillproof.engine import Engine
 
 ALL = "all"
 
@@ -60,15 +65,20 @@ def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, f
                 found[name] = [cluster for cluster, tier in tiers.items() if tier == "would_block"]
                 if name == ALL:
                     reviewed = [cluster for cluster, tier in tiers.items() if tier == "review"]
-            asked = sorted({cluster for clusters in found.values() for cluster in clusters} | set(reviewed))
-            units = units_named(
-                engine, sketch, [measured.frozen[cluster] for cluster in asked], measured.start_us, measured.end_us
-            )
-        named = {cluster: group.tolist() for cluster, group in zip(asked, units, strict=True)}
+            asked = {cluster for clusters in found.values() for cluster in clusters} | set(reviewed)
+            named = named_in(engine, sketch, measured, asked)
         # As in a scan: where nobody can be named, a person looks.
         reviewed += [cluster for cluster in found[ALL] if not named[cluster]]
         found = {name: [cluster for cluster in clusters if named[cluster]] for name, clusters in found.items()}
         return against(world, read_truth(log), read_cohorts(log), measured, (found, reviewed, named))
+
+
+def named_in(engine: Engine, sketch: ir.Table, measured: Measured, clusters: set[int]) -> dict[int, list[int]]:
+    """The units that a scan would name of each of these clusters, in one pass over the log."""
+    asked = sorted(clusters)
+    frozen = [measured.frozen[cluster] for cluster in asked]
+    units = units_named(engine, sketch, frozen, measured.start_us, measured.end_us)
+    return {cluster: group.tolist() for cluster, group in zip(asked, units, strict=True)}
 
 
 def read_cohorts(log: Path) -> dict[int, str]:

@@ -12,6 +12,8 @@ from stillproof.stats import cluster_bootstrap, proportion_interval
 Rows = list[dict[str, Any]]
 Told = dict[str, Any]
 ALL = "all"
+SIZES = ((0, 50), (50, 100), (100, 200), (200, 301), (301, 10_000))
+"""Accounts of a campaign, from and below."""
 
 
 def counted(rows: Rows) -> Told:
@@ -91,9 +93,16 @@ def _recall(rows: Rows) -> Told:
             "accounts": sum(c["named"] for c in own) / sum(c["size"] for c in own),
             "blind_spot": family in BLIND_SPOTS,
         }
+    sizes = {}
+    for low, high in SIZES:
+        own = [c for part in seen for c in part if low <= c["size"] < high]
+        if own:
+            share = sum(c["named"] for c in own) / sum(c["size"] for c in own)
+            sizes[f"{low} to {high}"] = {"campaigns": len(own), "accounts": share}
     return {
         "worlds": len(rows),
         "account_recall": accounts,
+        "sizes": sizes,
         "campaign_recall": _rate(sum(half), len(half)),
         "honest_named": _rate(sum(r["innocent"][ALL] for r in rows), sum(r["n_honest"] for r in rows)),
         "false_findings": _rate(sum(r["false"][ALL] for r in rows), sum(r["found"][ALL] for r in rows)),
@@ -130,6 +139,7 @@ def _told_recall(name: str, row: Told) -> Iterable[str]:
     accounts = row["account_recall"]
     between = f" (95% by worlds [{accounts['low']:.3f}, {accounts['high']:.3f}])" if "low" in accounts else ""
     yield f"  account recall: {accounts['share']:.3f}{between}"
+    yield "  by accounts of a campaign: " + ", ".join(f"{name} {x['accounts']:.2f}" for name, x in row["sizes"].items())
     yield f"  campaign recall: {_says(row['campaign_recall'])}"
     yield f"  honest accounts named: {_says(row['honest_named'])}"
     yield f"  false findings: {_says(row['false_findings'])}"

@@ -146,7 +146,6 @@ def write_log(traffic: Path, store: Store, served: Mapping[str, Exchange], out: 
         n += sum(answer is not None for answer in answers)
     for name in ("accounts.parquet", "truth.parquet"):
         table = pq.read_table(traffic / name)
-        _renamed(table, names).sort_by("account")
         pq.write_table(_renamed(table, names).sort_by("account"), out / name)
     return {"n_served": n, "accounts": len(names)}
 

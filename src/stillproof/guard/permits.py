@@ -61,6 +61,7 @@ def spared(called: Sequence[Sequence[str]], permitted: Permits) -> tuple[list[li
 def usage_of(log: Sequence[Path], accounts: set[str]) -> list[Usage]:
     """What the given accounts asked, by account and model, each exchange counted."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
     from stillproof.terms.signed_grant import Usage
@@ -68,7 +69,7 @@ def usage_of(log: Sequence[Path], accounts: set[str]) -> list[Usage]:
     rows = ds.dataset([str(file) for file in log]).to_table(
         columns=["account", "model", "time"], filter=ds.field("account").isin(sorted(accounts))
     )
-    rows = rows.set_column(1, "model", pa.compute.fill_null(rows["model"].cast(pa.string()), ""))
+    rows = rows.set_column(1, "model", pc.fill_null(rows["model"].cast(pa.string()), ""))
     grouped = rows.group_by(["account", "model"]).aggregate([("time", "count"), ("time", "min"), ("time", "max")])
     return [
         Usage(row["account"], row["model"], row["time_min"].date(), row["time_max"].date(), row["time_count"])

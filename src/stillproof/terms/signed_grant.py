@@ -204,22 +204,3 @@ def _uncovered(grant: Grant, rows: Iterable[Usage]) -> str | None:
     """Why a grant whose signature holds does not cover an account's rows; None where it does."""
     refusals = (grant.refusal(row.model, day) for row in rows for day in (row.first, row.last))
     return next((refusal for refusal in refusals if refusal is not None), None)
-
-
-def grant_for_account(
-    grants: Iterable[Grant], account: str, public_key: str, *, model: str, today: date, exchanges_used: int = 0
-) -> Grant | None:
-    """The first grant that permits this account to distil the model today, or None: the question of a live gateway.
-
-    account: the pseudonym, made with the key that the grants' accounts were made with; a raw name matches nothing.
-    public_key: the operator's own, hex; a grant of another signer, or of none, counts for nothing.
-    today: the day of the exchange, UTC. exchanges_used: what all accounts of that grant took before; with several
-    grants that have a volume, ask one at a time. For a log, `cover_of` counts that itself.
-    """
-    for grant in grants:
-        refused = refusal_of(
-            grant, public_key, model=model, today=today, account=account, exchanges_used=exchanges_used
-        )
-        if refused is None:
-            return grant
-    return None
