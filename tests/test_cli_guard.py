@@ -13,7 +13,7 @@ from stillproof.cli.answering import GATE_SAID_NO, answer
 from stillproof.cli.guard import BEGIN_ANEW, exit_code_of_findings, result_folder
 from stillproof.store.pseudonym import create_key, pseudonym
 
-COMMANDS = ("compose", "import", "scan", "explain", "evaluate", "calibrate")
+COMMANDS = ("compose", "import", "scan", "watch", "explain", "evaluate", "calibrate")
 
 
 def guard_command(*words: str | int | Path) -> Result:
@@ -46,6 +46,8 @@ def test_every_guard_command_explains_itself_in_a_sentence(command: str) -> None
         ["scan", "w", "--engine", "pandas"],
         ["scan", "w", "--alpha", "1.5"],
         ["scan", "w", "--step-h", "0"],
+        ["watch", "w"],
+        ["watch", "w", "--budget", "0"],
         ["explain"],
         ["calibrate", "w"],
     ],

@@ -14,6 +14,7 @@ from stillproof.guard.decision import (
     DriftMonitor,
     ScoredCluster,
     decide_batch,
+    decide_watch,
     false_alarms,
     resolution,
 )
@@ -173,58 +174,58 @@ def test_horizon_evidence_never_falls_and_waits_for_what_is_not_reached() -> Non
             stats.horizon_e([1.0, 1.0, 1.0], weights)
 
 
-def test_e_lond_shares_never_exceed_alpha_and_rejections_earn_more() -> None:
-    online = stats.ELond(0.05, budget=10)
-    gammas = [online.birth(str(i)) for i in range(3000)]
-    assert gammas[0] == gammas[9] == pytest.approx(0.09)
-    assert 0.999 < sum(gammas) <= 1
-    before = online.threshold("5")
-    online.observe("3", 1e6)
-    assert online.decide() == ["3"]
-    assert online.threshold("5") == pytest.approx(before / 2)
-    assert online.threshold("3") == pytest.approx(before)
-    assert online.rejected("3")
-    assert not online.rejected("5")
-
-
-def test_one_rejection_can_bring_another_at_once() -> None:
-    online = stats.ELond(0.05, budget=9)
-    for key, e in (("weak", 110.0), ("strong", 500.0), ("none", 3.0)):
-        online.birth(key)
-        online.observe(key, e)
-    assert sorted(online.decide()) == ["strong", "weak"]
-
-
-def test_merged_clusters_average_by_their_shares() -> None:
-    online = stats.ELond(0.05, budget=4)
-    for key, e in (("a", 10.0), ("b", 30.0), ("c", 0.0), ("d", 1.0)):
-        online.birth(key)
-        online.observe(key, e)
-    alone = online.threshold("a")
-    online.merge("a", "b")
-    online.merge("c", "b")
-    assert online.e_value("a") == online.e_value("b") == pytest.approx(40 / 3)
-    assert online.threshold("b") == pytest.approx(alone / 3)
-    online.observe("b", 90.0)
-    assert online.e_value("c") == pytest.approx(100 / 3)
-    copy = stats.ELond.from_json(json.loads(json.dumps(online.to_json())))
-    assert copy.e_value("a") == online.e_value("a")
-    assert copy.decide() == online.decide() == ["c"]
-    with pytest.raises(InputError, match="cannot merge"):
-        online.merge("d", "a")
-
-
-def test_e_lond_refuses_what_would_break_its_proof() -> None:
-    online = stats.ELond(0.05, budget=4)
-    online.birth("a")
-    online.observe("a", 5.0)
-    with pytest.raises(InputError, match="born twice"):
-        online.birth("a")
-    with pytest.raises(InputError, match="fell"):
-        online.observe("a", 4.0)
-    with pytest.raises(InputError, match="never born"):
-        online.observe("b", 4.0)
+def test_shares_never_exceed_one_and_those_of_a_budget_are_equal() -> None:
+    gamma = stats.shares(3000, budget=10)
+    assert gamma[0] == gamma[9] == pytest.approx(0.09)
+    assert gamma[10] == pytest.approx(0.1 * 6 / math.pi**2)
+    assert 0.999 < gamma.sum() <= 1
     with pytest.raises(InputError, match="budget"):
-        stats.ELond(0.05, budget=0)
-    with pytest.raises(InputError):
-        stats.ELond.from_json({"alpha": 0.05})
+        stats.shares(3, budget=0)
+
+
+def test_each_rejection_makes_the_next_one_easier() -> None:
+    gamma = stats.shares(3, budget=9)
+    named, needed = stats.online_e_bh([110.0, 500.0, 3.0], gamma, 0.05)
+    assert named.tolist() == [True, True, False]
+    assert needed.tolist() == pytest.approx([100.0] * 3)
+    alone, needed_alone = stats.online_e_bh([110.0, 0.0, 3.0], gamma, 0.05)
+    assert not alone.any()
+    assert needed_alone.tolist() == pytest.approx([200.0] * 3)
+
+
+@given(st.lists(st.one_of(st.sampled_from([0.0, 1.0, 40.0, 80.0, 240.0]), st.floats(0, 1e6)), max_size=12))
+@settings(deadline=None)
+def test_online_e_bh_with_equal_shares_of_a_known_number_is_e_bh(e: list[float]) -> None:
+    batch, threshold = stats.e_bh(e, 0.05)
+    online, needed = stats.online_e_bh(e, np.full(len(e), 1 / max(len(e), 1)), 0.05)
+    assert online.tolist() == batch.tolist()
+    assert needed.tolist() == pytest.approx([threshold] * len(e))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e4)), min_size=1, max_size=9), st.data())
+@settings(deadline=None)
+def test_what_was_rejected_stays_so_when_evidence_grows_and_hypotheses_come_up(
+    grown: list[tuple[float, float]], data: st.DataObject
+) -> None:
+    gamma = stats.shares(len(grown), budget=5)
+    early = data.draw(st.integers(1, len(grown)))
+    first, _ = stats.online_e_bh([e for e, _ in grown[:early]], gamma[:early], 0.5)
+    later, _ = stats.online_e_bh([e + more for e, more in grown], gamma, 0.5)
+    assert (later[:early] | ~first).all()
+
+
+def test_online_e_bh_refuses_what_would_break_its_proof() -> None:
+    for e, gamma in (([1.0, -1.0], [0.5, 0.5]), ([1.0], [0.5, 0.5]), ([1.0, 1.0], [0.9, 0.9]), ([1.0], [0.0])):
+        with pytest.raises(InputError):
+            stats.online_e_bh(e, gamma, 0.05)
+
+
+def test_a_watched_cluster_needs_its_share_of_the_whole_period() -> None:
+    rows = [cluster("0", 500), cluster("2", 1100), cluster("3", 1.0, n=50)]
+    shares = stats.shares(4, budget=30)
+    decided = decide_watch(rows, shares)
+    assert [one.decision for one in decided] == ["found", "found", "inconclusive"]
+    assert decided[0].e_threshold == pytest.approx(30 / (0.9 * 0.05 * 2))
+    assert [one.tier for one in decide_watch(rows[:1], shares)] == ["review"]
+    with pytest.raises(InputError, match="laxer"):
+        decide_watch(rows, shares, 0.05, 0.01)

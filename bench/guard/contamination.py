@@ -104,7 +104,7 @@ def scanned(job: tuple[World, dict[str, Path], Path]) -> dict[str, dict[str, Any
         measured = gather(log, ScanSettings(), ignore, engine, sketch)
         told_of: dict[str, dict[int, str]] = {}
         for share, file in files.items():
-            judged = judge(measured, Reference.load(file), 0.05, 0.2)
+            judged = judge(measured, Reference.load(file), ScanSettings())
             told_of[share] = {int(each.cluster.cluster_id): each.tier for each, _ in judged if each.tier != "observe"}
         named = named_in(engine, sketch, measured, {cluster for tiers in told_of.values() for cluster in tiers})
         truth, cohorts = read_truth(log), read_cohorts(log)

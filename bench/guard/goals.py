@@ -60,7 +60,7 @@ def scanned(world: World, settings: ScanSettings, weights: dict[str, dict[str, f
             for name, chosen in weights.items():
                 tiers = {
                     int(d.cluster.cluster_id): d.tier
-                    for d, _ in judge(measured, reference, 0.05, 0.2, Scoring(chosen, standard().scale))
+                    for d, _ in judge(measured, reference, ScanSettings(), Scoring(chosen, standard().scale))
                 }
                 found[name] = [cluster for cluster, tier in tiers.items() if tier == "would_block"]
                 if name == ALL:

@@ -3,9 +3,13 @@
     python bench/guard/stream.py --worlds 3
 
 A cluster is frozen at the first hourly look that shows it. Its evidence comes in 1, 3, 12, 48 and 168 hours later, and
-after every such arrival e-BH is run over all clusters frozen by then. The first alarm of a campaign is the first at
-which a cluster with a majority of its accounts is named; what its accounts had asked for by then is counted from the
-truth.
+after every such arrival it is decided anew which clusters are named, by two rules:
+
+    scan     e-BH over the clusters frozen by then: the level holds for each look
+    watch    online e-BH with a budget of BUDGET clusters: the level holds for the whole period, at its worst moment
+
+The first alarm of a campaign is the first at which a cluster with a majority of its accounts is named; what its
+accounts had asked for by then is counted from the truth.
 """
 
 from __future__ import annotations
@@ -26,20 +30,25 @@ from numpy.typing import NDArray
 from stillproof import stats
 from stillproof.guard import compose
 from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
-from stillproof.guard.judging import WEIGHTS, by_horizon
+from stillproof.guard.judging import by_horizon, weights_of
 from stillproof.guard.results import load_reference
 from stillproof.guard.scanning import HORIZONS_H, Measured, ScanSettings, measure_log
 from stillproof.guard.scoring import standard
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.traffic import World
+from stillproof.guard.watching import first_alarms
 
 ALPHA = 0.05
 LEAST_EXCHANGES, SHARE = 2_000, 0.01
+STEP_H = 1.0
+BUDGET = 1_000
+RULES = ("scan", "watch")
 Times = NDArray[np.int64]
 
 
-def alarms(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
+def by_scans(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
     """Cluster -> time of the first alarm under e-BH over the clusters frozen by then."""
+    weights = weights_of(STEP_H)
     frozen = np.array([entry.frozen_us for entry in measured.frozen], np.int64)
     arrivals = sorted(
         (int(frozen[cluster] + hours * HOUR_US), cluster, place)
@@ -49,7 +58,7 @@ def alarms(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
     running = np.zeros(len(frozen))
     first: dict[int, int] = {}
     for time_us, cluster, place in arrivals:
-        running[cluster] += WEIGHTS[place] * e[cluster, place]
+        running[cluster] += weights[place] * e[cluster, place]
         known = np.flatnonzero(frozen <= time_us)
         named, _ = stats.e_bh(running[known], ALPHA)
         for each in known[named].tolist():
@@ -57,19 +66,28 @@ def alarms(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
     return first
 
 
+def by_watching(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
+    """Cluster -> time of the first alarm of `guard watch`."""
+    frozen_us = [entry.frozen_us for entry in measured.frozen]
+    shares = stats.shares(len(frozen_us), BUDGET)
+    first = first_alarms(frozen_us, e, weights_of(STEP_H), shares, ALPHA)
+    return {cluster: alarm.time_us for cluster, alarm in first.items()}
+
+
 def replayed(job: tuple[World, Path | None, Path]) -> dict[str, Any]:
     """The first alarms of one world, against its truth."""
     world, reference_file, kept = job
-    out = kept / f"stream-{world.name}.json"
+    out = kept / f"alarms-{world.name}.json"
     if out.exists():
         return json.loads(out.read_text())
-    settings = ScanSettings(reference=reference_file, step_h=1.0)
+    settings = ScanSettings(reference=reference_file, step_h=STEP_H)
     with tempfile.TemporaryDirectory(dir=kept) as folder:
         log = Path(folder) / "log"
         compose(world, log)
         measured, _ = measure_log(log, settings)
         e, _, _ = by_horizon(measured, load_reference(settings), standard())
-        row = told(log, measured, alarms(measured, e)) | {"world": world.name}
+        found = {"scan": by_scans(measured, e), "watch": by_watching(measured, e)}
+        row = {"world": world.name} | {rule: told(log, measured, found[rule]) for rule in RULES}
     out.write_text(json.dumps(row))
     return row
 
@@ -122,16 +140,17 @@ def main() -> None:
             pool.submit(replayed, (worlds.campaigns(seed), given.reference, given.kept)) for seed in range(given.worlds)
         ]
         rows = [job.result() for job in jobs]
-    found = summed_up(rows)
-    print(f"campaigns {found['campaigns']}, alarmed {found['alarmed']}, ", end="")
-    print(f"alarms {found['alarms']}, of clusters that are no campaign's in the main {found['false']}")
-    if found["alarmed"]:
-        print(f"exchanges before the first alarm, median {found['taken_median']:,.0f}")
-        print(f"as a share of the volume, median {found['share_median']:.3f}")
-        print(f"within max(1%, 2,000): {found['within']} of {found['campaigns']}")
-    for row in rows:
-        for c in row["campaigns"]:
-            print(f"  {c['family']:26} volume {c['volume']:8,} taken {c['taken']}")
+    found = {rule: summed_up([row[rule] for row in rows]) for rule in RULES}
+    for rule, told_of in found.items():
+        print(f"{rule}: campaigns {told_of['campaigns']}, alarmed {told_of['alarmed']}, ", end="")
+        print(f"alarms {told_of['alarms']}, of clusters that are no campaign's in the main {told_of['false']}")
+        if told_of["alarmed"]:
+            print(f"  exchanges before the first alarm, median {told_of['taken_median']:,.0f}")
+            print(f"  as a share of the volume, median {told_of['share_median']:.3f}")
+            print(f"  within max(1%, 2,000): {told_of['within']} of {told_of['campaigns']}")
+        for row in rows:
+            for c in row[rule]["campaigns"]:
+                print(f"    {c['family']:26} volume {c['volume']:8,} taken {c['taken']}")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

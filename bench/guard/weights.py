@@ -32,7 +32,7 @@ from worlds import tuning
 from stillproof import stats
 from stillproof.guard import compose
 from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
-from stillproof.guard.judging import POSSIBLE, WEIGHTS
+from stillproof.guard.judging import DAILY, POSSIBLE
 from stillproof.guard.reference import CLASSES, Reference, score_new, score_reference
 from stillproof.guard.scanning import HORIZONS_H, ScanSettings, measure_log
 from stillproof.guard.scoring import Scoring, standard
@@ -120,7 +120,7 @@ def cases_of(worlds: list[dict[str, Any]], reference: Reference) -> tuple[list[C
                 values = {signal: world["signals"][signal][at] for signal in NAMES}
                 found.append(stacked(score_new(values, rows, name, horizon, flat).bits))
                 cluster += [places[number, world["cluster"][case]] for case in at]
-            made.append(Cases(WEIGHTS[place], honest, np.concatenate(found), np.array(cluster, np.int64), horizon))
+            made.append(Cases(DAILY[place], honest, np.concatenate(found), np.array(cluster, np.int64), horizon))
     return made, owners
 
 

@@ -4,7 +4,8 @@ Guard and trace return nothing else.
 
 A finding that nobody should believe cannot be made. The constructor refuses a decision without a p-value or
 e-value, a p-value above 1 or below what its reference set can give, and a decision that its own number contradicts.
-Where `e_threshold` is given (e-BH, e-LOND) the e-value decides; else the p-value; else the e-value against 1/alpha.
+Where `e_threshold` is given (e-BH, online e-BH) the e-value decides; else the p-value; else the e-value against
+1/alpha.
 
 - design_based: the null rests on coins that the owner tossed and recorded; p-values are exact.
 - reference_based: the null rests on a population (null models, benign accounts, exchangeable documents); the best

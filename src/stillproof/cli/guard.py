@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, cast
 
 import typer
 
@@ -25,6 +25,41 @@ WorldOut = Annotated[Path, typer.Option("--out", metavar="W", help="Folder that 
 StepH = Annotated[
     float, typer.Option("--step-h", min=0.25, help="Hours between two looks at the log; a reference is for one step.")
 ]
+
+ScanOut = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder of result.json and scan.html; W/guard if left out."),
+]
+ReferenceFile = Annotated[
+    Path | None,
+    typer.Option("--reference", metavar="FILE", help="Honest clusters from `guard calibrate`; composed if left out."),
+]
+EngineName = Annotated[Literal["duckdb", "spark"], typer.Option("--engine", help="What counts the rows.")]
+Alpha = Annotated[float, typer.Option("--alpha", min=1e-9, max=0.5, help="Level of the false discovery rate.")]
+Grants = Annotated[
+    list[Path] | None,
+    typer.Option("--grant", metavar="FILE", help="Signed permission to distil; its accounts are spared; repeatable."),
+]
+Grantor = Annotated[
+    Path | None, typer.Option("--grantor", metavar="FILE", help="Public key that must have signed the grants.")
+]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Also write the page here; it needs no network.")
+]
+
+
+class ScanWords(NamedTuple):
+    """The options that `scan` and `watch` have in common, as they were given."""
+
+    engine: str
+    step_h: float
+    alpha: float
+    reference: Path | None
+    out: Path | None
+    grants: list[Path] | None
+    grantor: Path | None
+    budget: int | None
+
 
 guard_app = group(
     "Find pools of accounts that are run as one to distil a model.",
@@ -109,35 +144,14 @@ def _import(
 )
 def _scan(
     folder: World,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder of result.json and scan.html; W/guard if left out."),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            "--reference",
-            metavar="FILE",
-            help="Honest clusters from `guard calibrate`; composed if left out.",
-        ),
-    ] = None,
-    engine: Annotated[Literal["duckdb", "spark"], typer.Option("--engine", help="What counts the rows.")] = "duckdb",
+    out: ScanOut = None,
+    reference: ReferenceFile = None,
+    engine: EngineName = "duckdb",
     step_h: StepH = 24.0,
-    alpha: Annotated[
-        float, typer.Option("--alpha", min=1e-9, max=0.5, help="Level of the false discovery rate.")
-    ] = 0.05,
-    grants: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--grant", metavar="FILE", help="Signed permission to distil; its accounts are spared; repeatable."
-        ),
-    ] = None,
-    grantor: Annotated[
-        Path | None, typer.Option("--grantor", metavar="FILE", help="Public key that must have signed the grants.")
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Also write the page here; it needs no network.")
-    ] = None,
+    alpha: Alpha = 0.05,
+    grants: Grants = None,
+    grantor: Grantor = None,
+    html: Html = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for campaigns in a log.
@@ -145,27 +159,41 @@ def _scan(
     Exit code 3 where any was found, 4 where the evidence could not decide, 0 where none was found.
     """
 
-    def act(on_event: OnEvent) -> Result:
-        from stillproof import guard
-        from stillproof.guard.scanning import ScanSettings
+    _scanned(folder, ScanWords(engine, step_h, alpha, reference, out, grants, grantor, None), html, as_json)
 
-        settings = ScanSettings(
-            engine=engine,
-            step_h=step_h,
-            alpha=alpha,
-            reference=reference,
-            out=out,
-            grants=tuple(grants or ()),
-            grantor=grantor,
-        )
-        result = guard.scan(folder, settings, on_event)
-        if html is not None:
-            from stillproof.guard.picture import write_page
 
-            write_page(result, html)
-        return result
+@guard_app.command(
+    "watch",
+    epilog=examples(
+        "stillproof guard watch runs/log --budget 1000",
+        "stillproof guard watch runs/log --budget 1000 --grant grant.json --grantor operator.pub --json",
+    ),
+)
+def _watch(
+    folder: World,
+    budget: Annotated[
+        int,
+        typer.Option(
+            "--budget", min=1, metavar="N", help="Clusters expected in the whole period; a scan says how many."
+        ),
+    ],
+    out: ScanOut = None,
+    reference: ReferenceFile = None,
+    engine: EngineName = "duckdb",
+    step_h: StepH = 1.0,
+    alpha: Alpha = 0.05,
+    grants: Grants = None,
+    grantor: Grantor = None,
+    html: Html = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for campaigns hour by hour in a log that grows.
 
-    answer(_watched(act), as_json, exit_code_of_findings, if_interrupted=BEGIN_ANEW)
+    Run it again when the log has grown: what alarmed before still does, at the same time. `alpha` holds for the whole
+    period, however often one looks. The next period needs a new folder and a new budget. Exit codes as of `scan`.
+    """
+    settings = ScanWords(engine, step_h, alpha, reference, out, grants, grantor, budget)
+    _scanned(folder, settings, html, as_json)
 
 
 @guard_app.command("explain", epilog=examples("stillproof guard explain c3 --scan runs/world"))
@@ -216,6 +244,24 @@ def _calibrate(
         return guard.calibrate(folders, out, step_h=step_h, on_event=on_event)
 
     answer(_watched(act), as_json, if_interrupted=BEGIN_ANEW)
+
+
+def _scanned(folder: Path, words: ScanWords, html: Path | None, as_json: bool) -> None:
+    """Scan or watch, write the page, answer."""
+
+    def act(on_event: OnEvent) -> Result:
+        from stillproof import guard
+        from stillproof.guard.scanning import ScanSettings
+
+        settings = ScanSettings(**words._asdict() | {"grants": tuple(words.grants or ())})
+        result = guard.scan(folder, settings, on_event)
+        if html is not None:
+            from stillproof.guard.picture import write_page
+
+            write_page(result, html)
+        return result
+
+    answer(_watched(act), as_json, exit_code_of_findings, if_interrupted=BEGIN_ANEW)
 
 
 class _Act(Protocol):

@@ -2,7 +2,7 @@
 
 compose(world, out, ...)        labelled traffic with account structure, to test any detector on
 import_log(source, out, ...)    another tool's log as the log that guard reads
-scan(folder, settings)          campaigns in a log, as Findings
+scan(folder, settings)          campaigns in a log, as Findings; with a budget, of a log that grows (`guard watch`)
 calibrate(folders, out)         honest clusters of one's own history, which scans then rank against
 explain(folder, campaign)       one of the findings
 evaluate(folder)                a scan against the truth of a composed world
@@ -22,6 +22,7 @@ cases.py        each cluster up to each horizon
 signals/        what tells a pool from customers that share a tool
 reference.py    honest clusters, and ranks among them
 decision.py     e-values, tiers, resolution
+watching.py     when each cluster alarmed in a log that grows
 drift.py        does the reference look like this log?
 judging.py      from ranks to Findings
 naming.py       which accounts belong

@@ -36,7 +36,7 @@ def reference_of(
         window = f"{place}:{folder.name}"
         part = Reference.of(columns(measured, window), origin)
         if against is not None:
-            judged = judge(measured, against, settings.alpha, settings.review_alpha)
+            judged = judge(measured, against, settings)
             told = [each.cluster for each, _ in judged if each.tier != "observe"]
             part = part.without([f"{window}/{cluster.cluster_id}" for cluster in told])
         parts.append(part)

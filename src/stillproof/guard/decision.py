@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from stillproof import stats
 from stillproof.errors import InputError
 from stillproof.finding import Decision
 
 Tier = Literal["would_block", "review", "observe"]
+Reals = NDArray[np.float64]
 
 REOPEN_WEALTH = 100.0
 
@@ -74,14 +75,43 @@ def decide_batch(
     reviewed, review_threshold = stats.e_bh(e, review_alpha, n_hypotheses)
     total = len(clusters) if n_hypotheses is None else n_hypotheses
     one_more = max(total, 1) / (alpha * (int(named.sum()) + 1))
-    decided = []
-    for cluster, block, review in zip(clusters, named, reviewed, strict=True):
-        tier: Tier = "would_block" if block else "review" if review else "observe"
-        decision: Decision = "found" if block else "not_found"
-        if not block and stats.ladder_best(cluster.n_reference) * cluster.reached < one_more:
-            decision = "inconclusive"
-        decided.append(Decided(cluster, tier, decision, threshold, review_threshold))
-    return decided
+    return [
+        _decided(cluster, (bool(block), threshold), (bool(review), review_threshold), one_more)
+        for cluster, block, review in zip(clusters, named, reviewed, strict=True)
+    ]
+
+
+def decide_watch(
+    clusters: Sequence[ScoredCluster], shares: Reals, alpha: float = 0.05, review_alpha: float = 0.2
+) -> list[Decided]:
+    """Online e-BH over all clusters that came up in a period, twice, as `decide_batch`; in order given.
+
+    `shares`: of alpha, of each cluster born so far, shape [born]; a cluster's id is its place there. However often and
+    whenever one looks, the levels hold for the whole period (`stats.online_e_bh`). H0 of each: the cluster is honest.
+    Raises InputError where review_alpha is below alpha, or as `stats.online_e_bh`.
+    """
+    if review_alpha < alpha:
+        raise InputError(f"review_alpha {review_alpha} below alpha {alpha}", remedy="review must be the laxer tier")
+    born = np.array([int(cluster.cluster_id) for cluster in clusters], dtype=np.int64)
+    e = np.zeros(shares.size)
+    e[born] = [cluster.e for cluster in clusters]
+    named, threshold = stats.online_e_bh(e, shares, alpha)
+    reviewed, review_threshold = stats.online_e_bh(e, shares, review_alpha)
+    one_more = 1 / (alpha * shares * (int(named.sum()) + 1))
+    return [
+        _decided(cluster, (bool(named[at]), threshold[at]), (bool(reviewed[at]), review_threshold[at]), one_more[at])
+        for cluster, at in zip(clusters, born.tolist(), strict=True)
+    ]
+
+
+def _decided(cluster: ScoredCluster, block: tuple[bool, float], review: tuple[bool, float], one_more: float) -> Decided:
+    """`block`, `review`: whether it was rejected at that level, and from which e on. `one_more`: e with which one more
+    cluster would be named."""
+    tier: Tier = "would_block" if block[0] else "review" if review[0] else "observe"
+    decision: Decision = "found" if block[0] else "not_found"
+    if not block[0] and stats.ladder_best(cluster.n_reference) * cluster.reached < one_more:
+        decision = "inconclusive"
+    return Decided(cluster, tier, decision, float(block[1]), float(review[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +137,11 @@ class Resolution:
         )
 
 
-def resolution(n_reference: int, n_clusters: int, horizon_weights: Sequence[float], alpha: float = 0.05) -> Resolution:
-    """For a class with `n_reference` groups, a scan with `n_clusters`, and the weights of the horizons reached.
+def resolution(
+    n_reference: int, n_clusters: float, horizon_weights: Sequence[float], alpha: float = 0.05
+) -> Resolution:
+    """For a class with `n_reference` groups, a scan with `n_clusters` (1 / share where each has a share of alpha),
+    and the weights of the horizons reached.
 
     Raises InputError for weights that sum to 0 or above 1, or an alpha outside (0, 1)."""
     reached = float(sum(horizon_weights))
@@ -135,7 +168,7 @@ class FalseAlarms:
 
 def false_alarms(scans: int, alpha: float = 0.05) -> FalseAlarms:
     """Batch scans do not pay for one another: false alarms add up, alpha a scan in expectation (union bound, any
-    dependence). `stats.ELond` over the same period keeps `alpha` for all of it. Raises InputError for a count below 0.
+    dependence). `decide_watch` over the same period keeps `alpha` for all of it. Raises InputError for a count below 0.
     """
     if scans < 0 or not 0 < alpha < 1:
         raise InputError(f"{scans} scans at alpha {alpha}", remedy="give a count and an alpha between 0 and 1")

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from stillproof import stats
 from stillproof.finding import Finding, Run, Signal, log10_e
-from stillproof.guard.decision import Decided, ScoredCluster, decide_batch
+from stillproof.guard.decision import Decided, ScoredCluster, decide_batch, decide_watch
 from stillproof.guard.reference import Ranked, Reference, assess
-from stillproof.guard.scanning import HORIZONS_H, Measured
+from stillproof.guard.scanning import HORIZONS_H, Measured, ScanSettings
 from stillproof.guard.scoring import Scoring, standard
 from stillproof.guard.signals import SIGNALS
 
-WEIGHTS = (0.05, 0.15, 0.25, 0.3, 0.25)
-"""Share of the e-value that each horizon may give, declared in advance."""
+DAILY = (0.05, 0.15, 0.25, 0.3, 0.25)
+HOURLY = (0.25, 0.4, 0.2, 0.1, 0.05)
+"""Share of the e-value that each horizon may give, declared in advance: where looks are hours apart, an alarm two
+days later is worth little."""
 
 NULL = "the cluster is honest: exchangeable with the reference's clusters of its class"
 ASSUMPTIONS = (
@@ -25,11 +27,17 @@ ASSUMPTIONS = (
     "membership was frozen before the exchanges that count as evidence",
     "accounts of one declared organisation are one unit",
 )
+HALF_A_DAY_H = 12
 POSSIBLE = {
     "interactive": ("interactive",),
     "automated": ("automated",),
     "ambiguous": ("interactive", "automated"),
 }
+
+
+def weights_of(step_h: float) -> tuple[float, ...]:
+    """The weights of HORIZONS_H for looks `step_h` hours apart."""
+    return HOURLY if step_h < HALF_A_DAY_H else DAILY
 
 
 Latest = dict[int, tuple[Ranked, int]]
@@ -59,8 +67,9 @@ def score(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[l
     A cluster without any horizon reached has no evidence yet and is left out.
     """
     e, latest, sizes = by_horizon(measured, reference, scoring)
-    running = stats.horizon_e(e, WEIGHTS)[:, -1]
-    reached = np.where(np.isnan(e), 0.0, WEIGHTS).sum(axis=1)
+    weights = weights_of(reference.origin.step_h)
+    running = stats.horizon_e(e, weights)[:, -1]
+    reached = np.where(np.isnan(e), 0.0, weights).sum(axis=1)
     scored: list[ScoredCluster] = []
     for cluster, (ranked, row) in sorted(latest.items()):
         scored.append(
@@ -81,14 +90,18 @@ def score(measured: Measured, reference: Reference, scoring: Scoring) -> tuple[l
 def judge(
     measured: Measured,
     reference: Reference,
-    alpha: float,
-    review_alpha: float,
+    settings: ScanSettings,
     scoring: Scoring | None = None,
 ) -> list[tuple[Decided, tuple[Signal, ...]]]:
-    """Every cluster with its tier and its waterfall, strongest first. `scoring`: None for the standard one."""
+    """Every cluster with its tier and its waterfall, strongest first: at the levels of `settings`, over one scan or,
+    with a budget, over the whole period watched. `scoring`: None for the standard one."""
     chosen = standard() if scoring is None else scoring
     scored, latest = score(measured, reference, chosen)
-    decided = decide_batch(scored, alpha, review_alpha, len(measured.frozen)) if scored else []
+    born, alpha, review_alpha = len(measured.frozen), settings.alpha, settings.review_alpha
+    if settings.budget is None:
+        decided = decide_batch(scored, alpha, review_alpha, born) if scored else []
+    else:
+        decided = decide_watch(scored, stats.shares(born, settings.budget), alpha, review_alpha)
     longest = {int(c): case for case, c in enumerate(measured.case_cluster)}
     rows = []
     for each in decided:

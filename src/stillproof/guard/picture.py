@@ -2,6 +2,7 @@
 
     result  what `guard scan` returns: totals, `findings`, and beside each its entry of `campaigns`:
             {id, tier, finding, n_accounts, exchanges, first_seen_iso, frozen_iso, timeline: [{time_iso, n}],
+             alarm: {time_iso, e_value, e_threshold} where a log is watched;
              graph: see `ties.ties`; alternatives, would_clear: see `alternatives`}
 
 Ids and notes come from logs, so anybody may have written them: `report.frame` escapes every value. What a scan does not
@@ -93,6 +94,7 @@ def _drawn(campaign: Campaign, anchor: str) -> dict[str, Any]:
         "facts": [
             ("first seen", said(row.get("first_seen_iso"))),
             ("membership frozen", said(row.get("frozen_iso"))),
+            *([("first alarm", said(row["alarm"]["time_iso"]))] if row.get("alarm") else []),
             ("e-value", f"{campaign.e_value}; needed: {campaign.e_threshold}"),
         ],
         "timeline": timeline(row.get("timeline") or (), row.get("frozen_iso")),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import stillproof
+from stillproof import stats
 from stillproof.errors import InputError
 from stillproof.finding import Run, Signal
 from stillproof.guard import edges as relations
@@ -19,7 +20,7 @@ from stillproof.guard.alternatives import considered, would_clear
 from stillproof.guard.decision import Decided, false_alarms, resolution
 from stillproof.guard.drift import drifts, warning
 from stillproof.guard.freezing import Frozen
-from stillproof.guard.judging import WEIGHTS, finding, judge
+from stillproof.guard.judging import by_horizon, finding, judge, weights_of
 from stillproof.guard.log import has_log, log_files
 from stillproof.guard.naming import accounts_of, units_named
 from stillproof.guard.permits import permits, spared
@@ -28,6 +29,7 @@ from stillproof.guard.scanning import Measured, ScanSettings, gather, sketches_o
 from stillproof.guard.scoring import standard
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.ties import ties
+from stillproof.guard.watching import Alarm, first_alarms
 from stillproof.progress import OnEvent, ignore
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
     with open_engine(settings.engine) as engine:
         sketch = relations.distinct_exchanges(engine, engine.read_parquet(pieces))
         measured = gather(folder, settings, on_event, engine, sketch)
-        judged = judge(measured, reference, settings.alpha, settings.review_alpha)
+        judged = judge(measured, reference, settings)
         told = [row for row in judged if row[0].tier != "observe"]
         called = _name(engine, sketch, folder, measured, [row[0] for row in told])
         accounts, kept, granted = spared(called, permitted)
@@ -88,7 +90,9 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
             (named_or_reviewed(each, names), signals) for (each, signals), names in zip(told, accounts, strict=True)
         ]
         graphs = ties(engine, sketch, [measured.frozen[int(each.cluster.cluster_id)].cluster for each, _ in told])
-    run = Run(f"stillproof guard scan {folder.name}", None, stillproof.__version__, None)
+    watched = settings.budget is not None
+    alarms = _alarms(measured, reference, settings) if watched else {}
+    run = Run(f"stillproof guard {'watch' if watched else 'scan'} {folder.name}", None, stillproof.__version__, None)
     findings = [
         finding(decided, signals, names, settings.alpha, run).to_json() | {"tier": decided.tier}
         for (decided, signals), names in zip(told, accounts, strict=True)
@@ -96,7 +100,10 @@ def scan_log(folder: Path, settings: ScanSettings, on_event: OnEvent = ignore) -
     return {
         "findings": findings,
         "campaigns": [
-            _companion(measured, decided, place, names) | _explained(signals) | {"graph": graph}
+            _companion(measured, decided, place, names)
+            | _explained(signals)
+            | {"graph": graph}
+            | _alarmed(alarms.get(int(decided.cluster.cluster_id)), watched)
             for place, ((decided, signals), names, graph) in enumerate(zip(told, accounts, graphs, strict=True))
         ],
         "n_accounts": measured.n_accounts,
@@ -144,6 +151,22 @@ def _companion(measured: Measured, decided: Decided, place: int, names: list[str
     }
 
 
+def _alarms(measured: Measured, reference: Reference, settings: ScanSettings) -> dict[int, Alarm]:
+    frozen_us = [entry.frozen_us for entry in measured.frozen]
+    e, _, _ = by_horizon(measured, reference, standard())
+    shares = stats.shares(len(frozen_us), settings.budget or 1)
+    return first_alarms(frozen_us, e, weights_of(settings.step_h), shares, settings.alpha)
+
+
+def _alarmed(alarm: Alarm | None, watched: bool) -> dict[str, Any]:
+    """When the cluster alarmed first, and with what; nothing in a scan, which has one time only."""
+    if not watched:
+        return {}
+    if alarm is None:
+        return {"alarm": None}
+    return {"alarm": {"time_iso": _iso(alarm.time_us), "e_value": alarm.e, "e_threshold": alarm.e_threshold}}
+
+
 def _explained(signals: Sequence[Signal]) -> dict[str, Any]:
     return {"alternatives": considered(signals), "would_clear": would_clear(signals)}
 
@@ -162,17 +185,20 @@ def _promises(
 ) -> dict[str, Any]:
     counts = reference.counts()
     least = min((n for n in counts.values() if n), default=0)
-    can = resolution(least, max(len(judged), 1), WEIGHTS, settings.alpha)
+    alone = max(len(judged), 1) if settings.budget is None else 1 / float(stats.shares(1, settings.budget)[0])
+    can = resolution(least, alone, weights_of(settings.step_h), settings.alpha)
     told = {int(each.cluster.cluster_id) for each, _ in judged if each.tier != "observe"}
     drift = drifts(measured, reference, standard(), told)
+    once = settings.budget is None
+    period = "" if once else ", at every time of the period watched"
     return {
         "gate": None,
         "guarantee": (
-            f"of the clusters named, at most {settings.alpha:.0%} are honest in expectation, if honest clusters here "
-            "are exchangeable with those of the reference, class by class"
+            f"of the clusters named, at most {settings.alpha:.0%} are honest in expectation{period}, if honest "
+            "clusters here are exchangeable with those of the reference, class by class"
         ),
         "measured": "recall, and how honest clusters unlike the reference fare",
-        "false_alarms_of_30_daily_scans": false_alarms(30, settings.alpha).any_alarm,
+        "false_alarms_of_30_daily_scans": false_alarms(30 if once else 1, settings.alpha).any_alarm,
         "drift": drift,
         "warning": warning(drift),
         "resolution": str(can),

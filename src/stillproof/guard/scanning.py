@@ -39,6 +39,8 @@ class ScanSettings:
     alpha: float = 0.05
     """False discovery rate over clusters."""
     review_alpha: float = 0.2
+    budget: int | None = None
+    """Clusters expected in the period watched, which share alpha for all of it; None: alpha is for this scan."""
     out: Path | None = None
     """Where sketches and the result go; FOLDER/guard if left out."""
     link: LinkSettings = field(default_factory=LinkSettings)

@@ -4,7 +4,7 @@
     p_values.py    sign flips, binomial tails, Holm
     conformal.py   ranks among a reference: plain, in groups, by class; betting against exchangeability
     e_values.py    e-values of ranks and over horizons, e-BH
-    online.py      e-LOND, for hypotheses that arrive one after another
+    online.py      online e-BH, for hypotheses that come up one after another
 
 Every p-value here is valid: under its null P(p <= a) <= a for every a, which `tests/calibration/` simulates. Every
 e-value is too: its mean under its null is 1 at most. Every interval's coverage is simulated there, and where it is not
@@ -18,7 +18,7 @@ from stillproof.stats.conformal import JumpingBets, conformal_p, mondrian, weigh
 from stillproof.stats.e_values import LADDER, e_bh, horizon_e, ladder_best, rank_e
 from stillproof.stats.intervals import Interval, cluster_bootstrap, proportion_interval
 from stillproof.stats.intervals import _resample_counts as _resample_counts
-from stillproof.stats.online import ELond
+from stillproof.stats.online import online_e_bh, shares
 from stillproof.stats.p_values import (
     EXACT_FLIPS,
     PValue,
@@ -34,7 +34,6 @@ from stillproof.stats.p_values import _tail_in_first_terms as _tail_in_first_ter
 __all__ = [
     "EXACT_FLIPS",
     "LADDER",
-    "ELond",
     "Interval",
     "JumpingBets",
     "PValue",
@@ -47,8 +46,10 @@ __all__ = [
     "horizon_e",
     "ladder_best",
     "mondrian",
+    "online_e_bh",
     "paired_sign_flip",
     "proportion_interval",
     "rank_e",
+    "shares",
     "weighted_tail",
 ]
