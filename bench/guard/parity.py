@@ -1,6 +1,6 @@
 """Do DuckDB and Spark find the same clusters, and measure the same on them?
 
-    python bench/guard/parity.py [ROWS] [--world FOLDER] [--step-h H] [--out FOLDER]
+    python bench/guard/parity.py [ROWS] [--world FOLDER] [--step-h H] [--out FOLDER] [--json FILE]
 
 Composes a null world of about ROWS exchanges (1e6 unless given) or takes the one in FOLDER, sketches it once, and runs
 `scanning.measure_log` with either engine, each in a process of its own (one Spark session per process). Prints
@@ -112,6 +112,7 @@ def main() -> int:
     parser.add_argument("--world", type=Path)
     parser.add_argument("--step-h", type=float, default=24.0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path, help="also write what is printed")
     parser.add_argument("--one", choices=ENGINES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -127,6 +128,8 @@ def main() -> int:
             results.append(pickle.loads((out / f"{engine}.pickle").read_bytes()))
     told = compare(results[0], results[1])
     print(json.dumps(told, indent=1))
+    if given.json:
+        given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 0 if told["adjusted_rand"] == 1 and told["largest_difference_of_a_signal"] <= TOLERANCE else 1
 
 

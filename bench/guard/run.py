@@ -100,6 +100,12 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def mean_of(worlds: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over the test worlds, as the table shows them."""
+    names = ("account_recall", "account_fpr", "campaign_recall")
+    return {name: sum(world[name] or 0.0 for world in worlds) / len(worlds) for name in names}
+
+
 def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     recipe = load(World, arguments.recipe, arguments.words)
     first = recipe.seed if arguments.first_seed is None else arguments.first_seed
@@ -114,7 +120,8 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     n_accounts = sum(against_truth(folder, [])["n_honest_accounts"] for folder in honest[1:])
     for name in arguments.methods:
         print(f"bench: {name}", flush=True)
-        rows += ours(worlds, arguments.reference) if name == OURS else peer(name, worlds, honest)
+        made = ours(worlds, arguments.reference) if name == OURS else peer(name, worlds, honest)
+        rows += [row | {"mean": mean_of(row["worlds"])} for row in made]
     return {
         "plan": {
             "recipe": str(arguments.recipe).replace(f"{ROOT}/", ""),

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import worlds
@@ -37,6 +39,9 @@ from stillproof.guard.scoring import standard
 from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.traffic import World
 from stillproof.guard.watching import first_alarms
+
+if TYPE_CHECKING:
+    from stillproof.guard.signals import View
 
 ALPHA = 0.05
 LEAST_EXCHANGES, SHARE = 2_000, 0.01
@@ -75,26 +80,33 @@ def by_watching(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
 
 
 def replayed(job: tuple[World, Path | None, Path]) -> dict[str, Any]:
-    """The first alarms of one world, against its truth."""
+    """The first alarms of one world, against its truth. What was measured of it is kept, and not made again."""
     world, reference_file, kept = job
-    out = kept / f"alarms-{world.name}.json"
-    if out.exists():
-        return json.loads(out.read_text())
     settings = ScanSettings(reference=reference_file, step_h=STEP_H)
-    with tempfile.TemporaryDirectory(dir=kept) as folder:
-        log = Path(folder) / "log"
-        compose(world, log)
-        measured, _ = measure_log(log, settings)
-        e, _, _ = by_horizon(measured, load_reference(settings), standard())
-        found = {"scan": by_scans(measured, e), "watch": by_watching(measured, e)}
-        row = {"world": world.name} | {rule: told(log, measured, found[rule]) for rule in RULES}
-    out.write_text(json.dumps(row))
-    return row
+    out = kept / f"hourly-{world.name}.pickle"
+    if not out.exists():
+        with tempfile.TemporaryDirectory(dir=kept) as folder:
+            log = Path(folder) / "log"
+            compose(world, log)
+            measured, _ = measure_log(log, settings)
+            made = Path(folder) / "made"
+            # The view is large, and nothing here asks for it.
+            made.write_bytes(pickle.dumps((replace(measured, view=cast("View", None)), owners(log), volumes_of(log))))
+            made.replace(out)
+    measured, owner, volumes = pickle.loads(out.read_bytes())
+    e, _, _ = by_horizon(measured, load_reference(settings), standard())
+    found = {"scan": by_scans(measured, e), "watch": by_watching(measured, e)}
+    return {"world": world.name} | {rule: told(measured, owner, volumes, found[rule]) for rule in RULES}
 
 
-def told(log: Path, measured: Measured, first: dict[int, int]) -> dict[str, Any]:
-    truth = {int(a[:16], 16): (family, campaign) for a, _, family, campaign in read_truth(log)}
-    volumes = volumes_of(log)
+def owners(log: Path) -> dict[int, tuple[str, str]]:
+    """Unit -> (family, campaign); both empty for an honest account."""
+    return {int(a[:16], 16): (family, campaign) for a, _, family, campaign in read_truth(log)}
+
+
+def told(
+    measured: Measured, truth: dict[int, tuple[str, str]], volumes: dict[str, Times], first: dict[int, int]
+) -> dict[str, Any]:
     alarmed: dict[str, int] = {}
     false = 0
     for cluster, time_us in first.items():

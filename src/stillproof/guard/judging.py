@@ -17,7 +17,7 @@ from stillproof.guard.scoring import Scoring, standard
 from stillproof.guard.signals import SIGNALS
 
 DAILY = (0.05, 0.15, 0.25, 0.3, 0.25)
-HOURLY = (0.25, 0.4, 0.2, 0.1, 0.05)
+HOURLY = (0.1, 0.3, 0.5, 0.05, 0.05)
 """Share of the e-value that each horizon may give, declared in advance: where looks are hours apart, an alarm two
 days later is worth little."""
 
