@@ -10,6 +10,7 @@ import pytest
 from stillproof import guard
 from stillproof.errors import InputError
 from stillproof.guard.log import log_files
+from stillproof.guard.results import expected_innocent, measured_elsewhere
 from stillproof.guard.scanning import ScanSettings
 from stillproof.guard.traffic import World
 
@@ -123,6 +124,20 @@ def test_campaigns_are_found_with_what_comes_along(tmp_path: Path) -> None:
 
 def _first(folder: Path) -> str:
     return str(json.loads((folder / "guard" / "result.json").read_text())["campaigns"][0]["id"])
+
+
+def test_innocent_accounts_to_expect_are_those_of_the_bench_and_told_only_for_its_settings(
+    scanned: tuple[Path, dict[str, object]],
+) -> None:
+    bench = Path(__file__).parents[1] / "bench" / "guard" / "results" / "goals.json"
+    measured = json.loads(bench.read_text())["campaigns"]["as drawn"]["honest_named"]
+    assert measured_elsewhere()["honest_accounts_named"] == measured
+    assert expected_innocent(1_000_000, ScanSettings()) == pytest.approx(1e6 * measured["share"], rel=0.05)
+    assert scanned[1]["expected_innocent_accounts"] == expected_innocent(
+        int(str(scanned[1]["n_accounts"])), ScanSettings()
+    )
+    for other in (ScanSettings(alpha=0.2), ScanSettings(step_h=1), ScanSettings(budget=9)):
+        assert expected_innocent(1_000_000, other) is None
 
 
 def test_an_unknown_campaign_is_refused(scanned: tuple[Path, dict[str, object]]) -> None:

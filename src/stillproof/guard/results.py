@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,7 @@ HOW = "make one of your own history with `stillproof guard calibrate --step-h`, 
 
 def composed_reference(step_h: float) -> Reference | None:
     """The composed honest clusters that come along for looks `step_h` hours apart; None where there are none."""
-    from importlib.resources import as_file, files
+    from importlib.resources import as_file
 
     file = files("stillproof") / "data" / "guard" / f"honest-{step_h:g}h.parquet"
     if not file.is_file():
@@ -180,6 +182,31 @@ def _iso(time_us: int) -> str:
     return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="seconds")
 
 
+def measured_elsewhere() -> dict[str, Any]:
+    """How many honest accounts of composed worlds were named, with 95% interval, and by which scans."""
+    return json.loads(files("stillproof").joinpath("data", "guard", "measured.json").read_text(encoding="utf-8"))
+
+
+def expected_innocent(n_accounts: int, settings: ScanSettings) -> float | None:
+    """Innocent accounts to expect among those named, if customers here fare as composed ones did: measured, and no
+    bound. None for a level or a step that it was not measured at."""
+    known = measured_elsewhere()
+    if (settings.alpha, settings.step_h, settings.budget) != (known["alpha"], known["step_h"], None):
+        return None
+    return float(f"{known['honest_accounts_named']['share'] * n_accounts:.2g}")
+
+
+def _measured_rate(settings: ScanSettings) -> list[str]:
+    if expected_innocent(1, settings) is None:
+        return []
+    known = measured_elsewhere()
+    named, days = known["honest_accounts_named"], known["days"]
+    return [
+        f"of {named['total']:,} composed honest accounts {named['hits']} were named in {days} days: "
+        f"{named['share']:.1e}, 95% [{named['low']:.1e}, {named['high']:.1e}] ({known['command']})"
+    ]
+
+
 def _promises(
     measured: Measured, reference: Reference, judged: list[tuple[Decided, Any]], settings: ScanSettings
 ) -> dict[str, Any]:
@@ -197,7 +224,8 @@ def _promises(
             f"of the clusters named, at most {settings.alpha:.0%} are honest in expectation{period}, if honest "
             "clusters here are exchangeable with those of the reference, class by class"
         ),
-        "measured": "recall, and how honest clusters unlike the reference fare",
+        "measured": ["recall, and how honest clusters unlike the reference fare", *_measured_rate(settings)],
+        "expected_innocent_accounts": expected_innocent(measured.n_accounts, settings),
         "false_alarms_of_30_daily_scans": false_alarms(30 if once else 1, settings.alpha).any_alarm,
         "drift": drift,
         "warning": warning(drift),
