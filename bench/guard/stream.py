@@ -94,7 +94,7 @@ def replayed(job: tuple[World, Path | None, Path]) -> dict[str, Any]:
             made.write_bytes(pickle.dumps((replace(measured, view=cast("View", None)), owners(log), volumes_of(log))))
             made.replace(out)
     measured, owner, volumes = pickle.loads(out.read_bytes())
-    e, _, _ = by_horizon(measured, load_reference(settings), standard())
+    e, _, _ = by_horizon(measured, load_reference(settings), standard(STEP_H))
     found = {"scan": by_scans(measured, e), "watch": by_watching(measured, e)}
     return {"world": world.name} | {rule: told(measured, owner, volumes, found[rule]) for rule in RULES}
 

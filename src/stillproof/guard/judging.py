@@ -13,11 +13,11 @@ from stillproof.finding import Finding, Run, Signal, log10_e
 from stillproof.guard.decision import Decided, ScoredCluster, decide_batch, decide_watch
 from stillproof.guard.reference import Ranked, Reference, assess
 from stillproof.guard.scanning import HORIZONS_H, Measured, ScanSettings
-from stillproof.guard.scoring import Scoring, standard
+from stillproof.guard.scoring import Scoring, hourly, standard
 from stillproof.guard.signals import SIGNALS
 
 DAILY = (0.05, 0.15, 0.25, 0.3, 0.25)
-HOURLY = (0.1, 0.3, 0.5, 0.05, 0.05)
+HOURLY = (0.25, 0.4, 0.2, 0.1, 0.05)
 """Share of the e-value that each horizon may give, declared in advance: where looks are hours apart, an alarm two
 days later is worth little."""
 
@@ -27,7 +27,6 @@ ASSUMPTIONS = (
     "membership was frozen before the exchanges that count as evidence",
     "accounts of one declared organisation are one unit",
 )
-HALF_A_DAY_H = 12
 POSSIBLE = {
     "interactive": ("interactive",),
     "automated": ("automated",),
@@ -37,7 +36,7 @@ POSSIBLE = {
 
 def weights_of(step_h: float) -> tuple[float, ...]:
     """The weights of HORIZONS_H for looks `step_h` hours apart."""
-    return HOURLY if step_h < HALF_A_DAY_H else DAILY
+    return HOURLY if hourly(step_h) else DAILY
 
 
 Latest = dict[int, tuple[Ranked, int]]
@@ -95,7 +94,7 @@ def judge(
 ) -> list[tuple[Decided, tuple[Signal, ...]]]:
     """Every cluster with its tier and its waterfall, strongest first: at the levels of `settings`, over one scan or,
     with a budget, over the whole period watched. `scoring`: None for the standard one."""
-    chosen = standard() if scoring is None else scoring
+    chosen = standard(settings.step_h) if scoring is None else scoring
     scored, latest = score(measured, reference, chosen)
     born, alpha, review_alpha = len(measured.frozen), settings.alpha, settings.review_alpha
     if settings.budget is None:
@@ -106,14 +105,15 @@ def judge(
     rows = []
     for each in decided:
         cluster = int(each.cluster.cluster_id)
-        rows.append((each, waterfall(measured, longest[cluster], latest[cluster], chosen.weights)))
+        rows.append((each, waterfall(measured, longest[cluster], latest[cluster], chosen)))
     return sorted(rows, key=lambda row: (-row[0].cluster.e, row[0].cluster.rank, -row[0].cluster.n_units))
 
 
-def waterfall(measured: Measured, case: int, at: tuple[Ranked, int], chosen: Mapping[str, float]) -> tuple[Signal, ...]:
+def waterfall(measured: Measured, case: int, at: tuple[Ranked, int], scoring: Scoring) -> tuple[Signal, ...]:
     """Weighted bits of each signal at the longest horizon: they add up to the score that is ranked."""
     ranked, row = at
     scores = ranked.scores[ranked.cluster_class[row]]
+    chosen = scoring.weights_at(measured.case_horizon_h[case])
     bars = []
     for name, entry in SIGNALS.items():
         value = float(measured.signals[name][case])

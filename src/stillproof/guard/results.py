@@ -155,7 +155,7 @@ def _companion(measured: Measured, decided: Decided, place: int, names: list[str
 
 def _alarms(measured: Measured, reference: Reference, settings: ScanSettings) -> dict[int, Alarm]:
     frozen_us = [entry.frozen_us for entry in measured.frozen]
-    e, _, _ = by_horizon(measured, reference, standard())
+    e, _, _ = by_horizon(measured, reference, standard(settings.step_h))
     shares = stats.shares(len(frozen_us), settings.budget or 1)
     return first_alarms(frozen_us, e, weights_of(settings.step_h), shares, settings.alpha)
 
@@ -215,7 +215,7 @@ def _promises(
     alone = max(len(judged), 1) if settings.budget is None else 1 / float(stats.shares(1, settings.budget)[0])
     can = resolution(least, alone, weights_of(settings.step_h), settings.alpha)
     told = {int(each.cluster.cluster_id) for each, _ in judged if each.tier != "observe"}
-    drift = drifts(measured, reference, standard(), told)
+    drift = drifts(measured, reference, standard(settings.step_h), told)
     once = settings.budget is None
     period = "" if once else ", at every time of the period watched"
     return {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -71,6 +71,11 @@ class Knots:
         return np.minimum(np.where(values > last, end + tail, known), MAX_BITS)
 
 
+EARLY_H = 12
+HOURLY_EARLY = {"one_queue": 0.35}
+"""An hour or three hold too few exchanges to see a queue in: its bits there are mostly chance."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """`total` S, shape [m]; `bits` of each signal, shape [m], 0 where unmeasured."""
@@ -87,6 +92,12 @@ class Scoring:
     """What a bit of each signal counts."""
     scale: Mapping[Place, Knots]
     """A signal without knots at a place has no bits there."""
+    early: Mapping[str, float] = field(default_factory=dict)
+    """Weights that take the place of `weights` at horizons below EARLY_H hours."""
+
+    def weights_at(self, horizon_h: float) -> Mapping[str, float]:
+        """What a bit of each signal counts at one horizon."""
+        return {**self.weights, **self.early} if horizon_h < EARLY_H else self.weights
 
     def of(self, signals: Mapping[str, ArrayLike], cluster_class: str, horizon_h: int) -> Scores:
         """Scores of m clusters scored as of one class at one horizon.
@@ -99,7 +110,8 @@ class Scoring:
         if missing := sorted(set(self.weights) - set(signals)):
             raise InputError("a signal has a weight and no values", missing[0], "give NaN where it was not measured")
         bits = {name: self._bits(signals[name], (cluster_class, horizon_h, name)) for name in self.weights}
-        total = np.sum([self.weights[name] * bits[name] for name in sorted(bits)], axis=0)
+        weights = self.weights_at(horizon_h)
+        total = np.sum([weights[name] * bits[name] for name in sorted(bits)], axis=0)
         # Equal scores must tie though they were added up differently.
         return Scores(np.round(total, 9), bits)
 
@@ -116,10 +128,15 @@ def rounded(values: ArrayLike) -> Reals:
 
 
 @cache
-def standard() -> Scoring:
-    """The signals' own weights, on the scale that comes along."""
+def standard(step_h: float = 24.0) -> Scoring:
+    """The signals' own weights, on the scale that comes along, for looks `step_h` hours apart."""
     with as_file(files("stillproof") / "data" / "guard" / "scale.json") as path:
-        return Scoring(weights(), read_scale(path))
+        return Scoring(weights(), read_scale(path), HOURLY_EARLY if hourly(step_h) else {})
+
+
+def hourly(step_h: float) -> bool:
+    """Whether looks are so frequent that alarms should come within hours."""
+    return step_h < EARLY_H
 
 
 def save_scale(scale: Mapping[Place, Knots], path: Path) -> None:
