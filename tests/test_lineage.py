@@ -1,4 +1,6 @@
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from stillproof.lineage import (
     Difference,
     Manifest,
     Parent,
+    claims,
     declared,
     file_sha256,
     read_manifest,
@@ -177,6 +180,16 @@ def test_what_cannot_be_read_is_said_and_declares_nothing(tmp_path: Path) -> Non
     found = declared(tmp_path)
     assert found["licence"] is None
     assert len(found["faults"]) == 3
+
+
+@pytest.mark.parametrize(
+    "put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")], ids=["folder", "pipe", "link"]
+)
+def test_what_is_no_plain_file_declares_nothing_and_is_not_opened(tmp_path: Path, put: Callable[[Path], None]) -> None:
+    for name in ("README.md", "config.json", "stillproof.json", "adapter_config.json"):
+        put(tmp_path / name)
+    said = declared(tmp_path)
+    assert (said["licence"], said["faults"], claims(tmp_path)) == (None, [], [])
 
 
 def test_the_manifest_says_what_a_model_was_distilled_from(tmp_path: Path) -> None:

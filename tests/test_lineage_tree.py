@@ -163,6 +163,29 @@ def test_each_duty_goes_from_unmet_to_met_by_the_artefact_it_asks_for(tmp_path: 
     assert check_lineage(child, known=known, monthly_users=800_000_000)["gate"] is not None
 
 
+def test_a_fine_tune_of_llama_3_may_be_under_its_name_and_may_teach_no_other_model(tmp_path: Path) -> None:
+    base = model(tmp_path / "base", "license: llama3")
+    child = model(tmp_path / "child", "license: mit\nbase_model: acme/base\nbase_model_relation: finetune", "Tuned")
+    found = check_lineage(child, known={"acme/base": base})
+    assert (found["decision"], found["as_teacher"]["decision"]) == ("allow_with_duties", "deny")
+    name = next(duty for duty in found["duties"] if duty["kind"] == "name_prefix")
+    assert (name["state"], name["text"][-9:-2]) == ("unmet", "Llama 3")
+
+
+def test_a_notice_of_a_parent_at_hand_is_carried_on_or_missed(tmp_path: Path) -> None:
+    child = model(tmp_path / "child", "license: apache-2.0\nbase_model: acme/base")
+    parent = model(tmp_path / "base", "license: apache-2.0")
+    (parent / "NOTICE").write_text("Acme made this.")
+
+    def state() -> str:
+        duties = check_lineage(child, known={"acme/base": parent})["duties"]
+        return next(duty["state"] for duty in duties if duty["kind"] == "keep_notices")
+
+    assert state() == "unmet"
+    (child / "NOTICE").write_text("Ours. Acme made  this.")
+    assert state() == "met"
+
+
 def test_one_changed_letter_in_an_agreement_is_no_copy_of_it(tmp_path: Path) -> None:
     from stillproof import terms
 

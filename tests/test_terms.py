@@ -83,7 +83,10 @@ def duty_kinds(verdict: terms.Verdict) -> set[str]:
         ("LicenseRef-scancode-deepseek-la-1.0", "allow_with_duties"),
         ("bigscience-openrail-m", "allow_with_duties"),
         ("cc-by-4.0", "allow_with_duties"),
-        ("cc-by-nc-4.0", "unknown"),
+        ("cc-by-nc-4.0", "deny"),
+        ("cc-by-nc-sa-4.0", "deny"),
+        ("LicenseRef-scancode-llama-license-2023", "deny"),
+        ("LicenseRef-scancode-stability-ai-nc-2023-12-06", "deny"),
         ("LicenseRef-scancode-openai-tou-20241211", "deny"),
         ("LicenseRef-scancode-gemini-api-additional-tos-2025", "deny"),
     ],
@@ -116,11 +119,24 @@ def test_llama_2_shows_the_clause_on_other_models_and_excepts_its_own_derivative
     assert {"agreement_copy", "notice_text"} <= duty_kinds(ask("llama2", derivative=True))
 
 
-def test_the_exception_of_a_text_that_is_not_held_stays_unknown() -> None:
-    record = ask("llama3").record
-    assert record is not None
-    assert record.sha256 is None
-    assert ask("llama3", derivative=True).decision == "unknown"
+def test_llama_3_excepts_its_own_derivatives_and_asks_for_its_own_name() -> None:
+    assert ask("llama3").decision == "deny"
+    verdict = ask("llama3", derivative=True)
+    assert verdict.decision == "allow_with_duties"
+    assert {duty.value for duty in verdict.duties if duty.kind == "name_prefix"} == {"Llama 3"}
+
+
+@pytest.mark.parametrize(
+    "licence",
+    ["cc-by-nc-4.0", "cc-by-nc-sa-4.0", "LicenseRef-scancode-llama-license-2023",
+     "LicenseRef-scancode-stability-ai-nc-2023-12-06", "LicenseRef-scancode-exaone-ai-model-1.1-nc"],
+)  # fmt: skip
+@pytest.mark.parametrize("derivative", [False, True])
+def test_a_text_that_permits_non_commercial_use_only_denies_and_shows_where(licence: str, derivative: bool) -> None:
+    verdict = ask(licence, derivative=derivative)
+    assert verdict.decision == "deny"
+    assert all(clause.effect == "forbid" for clause in verdict.reasons)
+    assert not verdict.allowed
 
 
 @pytest.mark.parametrize("licence", ["llama3.1", "llama3.2", "llama3.3", "llama4"])

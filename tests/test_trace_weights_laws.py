@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.random import Generator, Philox
 from tests import weight_files as wf
@@ -28,7 +30,7 @@ from stillproof.trace.weights.matching import (
     spearman,
     spearman_log10_p,
 )
-from stillproof.trace.weights.palimpsest import order_finding
+from stillproof.trace.weights.palimpsest import order_finding, read_order
 from stillproof.trace.weights.reading import read_model
 from stillproof.trace.weights.reference import Reference
 
@@ -179,6 +181,39 @@ def test_a_suspect_that_remembers_late_examples_is_found() -> None:
 def test_an_order_that_is_none_is_refused(losses: list, steps: list) -> None:
     with pytest.raises(InputError):
         order_finding(losses, steps)
+
+
+def logged(path: Path, rows: list[str]) -> Path:
+    columns = {"step": list(range(len(rows))), "row": [0] * len(rows), "row_sha256": rows}
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_a_logged_order_gives_the_place_at_which_each_row_was_last_shown(tmp_path: Path) -> None:
+    assert read_order(logged(tmp_path / "o.parquet", ["a", "b", "c", "b", "a"])) == {"c": 2, "b": 3, "a": 4}
+
+
+def test_last_places_of_several_shuffled_epochs_have_valid_p_values() -> None:
+    rng = Generator(Philox(8))
+    names, ps = [str(at) for at in range(100)], np.empty(N)
+    losses = rng.standard_normal(100)
+    for i in range(N):
+        epochs = [rng.permutation(100), rng.permutation(100), rng.permutation(100)[:37]]
+        shown = [names[at] for epoch in epochs for at in epoch]
+        places = {row: place for place, row in enumerate(shown)}
+        ps[i] = 10 ** (order_finding(losses, [places[name] for name in names]).log10_p or 0)
+    assert_valid(ps)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet"])
+def test_a_file_that_is_no_logged_order_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "o.parquet").write_bytes(content)
+    with pytest.raises(InputError, match="not a logged data order"):
+        read_order(tmp_path / "o.parquet")
+    with pytest.raises(InputError, match="not a logged data order"):
+        read_order(tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="without rows"):
+        read_order(logged(tmp_path / "empty.parquet", []))
 
 
 # --- similarities ---------------------------------------------------------------------------------------------

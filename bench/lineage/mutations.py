@@ -15,6 +15,7 @@ import tempfile
 import time
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 from stillproof import terms
 from stillproof.config import DistillConfig
@@ -58,7 +59,8 @@ def shipped(work: Path, key: Path) -> Path:
     )
 
 
-def main(n: int) -> int:
+def measured(n: int) -> dict[str, Any]:
+    """`n` mutations, one at a time, of one folder."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         create_signing_key(work / "signer.pem")
@@ -81,17 +83,21 @@ def main(n: int) -> int:
             if verify_folder(folder, public)["gate"] is None:
                 missed.append([path.name, at])
             path.write_bytes(whole)
-        result = {
-            "clean_gate": clean["gate"],
-            "mutations": n,
-            "caught": n - len(missed),
-            "missed": missed[:20],
-            "bytes": len(places),
-            "certificate_s": ship_s,
-            "verify_s": verify_s,
-        }
+    return {
+        "clean_gate": clean["gate"],
+        "mutations": n,
+        "caught": n - len(missed),
+        "missed": missed[:20],
+        "bytes": len(places),
+        "certificate_s": ship_s,
+        "verify_s": verify_s,
+    }
+
+
+def main(n: int) -> int:
+    result = measured(n)
     print(json.dumps(result, indent=2))
-    return 1 if missed or clean["gate"] else 0
+    return 1 if result["missed"] or result["clean_gate"] else 0
 
 
 if __name__ == "__main__":

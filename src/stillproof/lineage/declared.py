@@ -5,20 +5,25 @@ metadata of GGUF files, config.json. Nothing is believed, only reported; no path
 above a size limit are not read.
 
 `declared` gives the licence; `claims` gives one Claim for each parent, with who says so. Two sources that name one
-parent are two claims: the tree joins them.
+parent are two claims: the tree joins them. Both read through `Said`, which opens a file once for the two.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from stillproof.errors import InputError, SchemaError
 from stillproof.lineage.gguf_head import read_gguf_head
 from stillproof.lineage.manifest import MANIFEST, Parent, read_manifest
+
+_Read = TypeVar("_Read")
 
 MAX_CARD_BYTES = 1_000_000
 MAX_CLAIMS = 10_000
@@ -41,6 +46,57 @@ class Claim:
     """The parent's licence, where the claim gives it (our manifest does)."""
 
 
+class Said:
+    """What the files of one folder (or a GGUF file) say. Only files that the folder lists are opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._at = os.fspath(folder)
+        try:
+            self.names = frozenset(os.listdir(self._at))
+        except (NotADirectoryError, FileNotFoundError):
+            self.names = frozenset[str]()
+
+    def read(self, name: str, faults: list[str], *, whole: bool = True) -> bytes | None:
+        """A file's first MAX_CARD_BYTES; None where it is absent, no plain file, or (whole) longer than that."""
+        if name not in self.names:
+            return None
+        path = f"{self._at}/{name}"
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:  # a link that leads nowhere
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if whole and found.st_size > MAX_CARD_BYTES:
+            faults.append(f"{name}: over {MAX_CARD_BYTES:,} bytes, not read")
+            return None
+        with open(path, "rb", buffering=0) as file:
+            return file.read(MAX_CARD_BYTES)
+
+    @cached_property
+    def card(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """(the card's front matter, faults)."""
+        faults: list[str] = []
+        return _front_matter(self, faults), tuple(faults)
+
+    @cached_property
+    def manifest_parents(self) -> tuple[tuple[Parent, ...], tuple[str, ...]]:
+        """(the parents in our manifest, faults)."""
+        if MANIFEST not in self.names or not (self.folder / MANIFEST).is_file():
+            return (), ()
+        try:
+            return read_manifest(self.folder).parents, ()
+        except (InputError, SchemaError) as error:
+            return (), (f"{MANIFEST}: {error.what}",)
+
+    @cached_property
+    def ggufs(self) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+        """(the metadata of each GGUF file, faults)."""
+        faults: list[str] = []
+        return _gguf_rows(self, faults), tuple(faults)
+
+
 def declared(folder: Path) -> dict[str, Any]:
     """What a model folder declares: from its README's front matter, then config.json, then our manifest.
 
@@ -50,9 +106,14 @@ def declared(folder: Path) -> dict[str, Any]:
     `licence` is the card's `license`, or its `license_name` where `license` is 'other'; several are joined by AND, for
     nothing says that one may choose. Last come the GGUF files' own words. Absent is None.
     """
+    return declared_in(Said(folder))
+
+
+def declared_in(said: Said) -> dict[str, Any]:
+    """`declared`, of a folder that is read already."""
     faults: list[str] = []
-    card = _front_matter(folder / "README.md", faults)
-    config = _json_object(folder / "config.json", faults)
+    card = _told(said.card, faults)
+    config = _json_object(said, "config.json", faults)
     licence = _all_of(card.get("license"))
     licence_name = _text(card.get("license_name"))
     if licence == "other" and licence_name is not None:
@@ -62,15 +123,10 @@ def declared(folder: Path) -> dict[str, Any]:
         licence = _text(config.get("license"))
         by = "config" if licence is not None else None
     if licence is None:
-        licence = _all_of(sorted({text for row in _gguf_rows(folder, faults) if (text := _gguf_licence(row))}))
+        licence = _all_of(sorted({text for row in _told(said.ggufs, faults) if (text := _gguf_licence(row))}))
         by = "GGUF metadata" if licence is not None else None
-    distilled_from: list[str] = []
-    if (folder / MANIFEST).is_file():
-        try:
-            parents = read_manifest(folder).parents
-            distilled_from = [parent.model for parent in parents if parent.relation == "distilled_from"]
-        except (InputError, SchemaError) as error:
-            faults.append(f"{MANIFEST}: {error.what}")
+    parents = _told(said.manifest_parents, faults)
+    distilled_from = [parent.model for parent in parents if parent.relation == "distilled_from"]
     return {
         "licence": licence,
         "licence_name": licence_name,
@@ -91,24 +147,27 @@ def claims(folder: Path, faults: list[str] | None = None) -> list[Claim]:
 
     Raises InputError where the folder names more than MAX_CLAIMS parents.
     """
-    said: list[str] = [] if faults is None else faults
-    found = [*_of_manifest(folder, said), *_of_card(folder, said), *_of_adapter(folder, said), *_of_merge(folder, said)]
-    found += _of_gguf(folder, said)
+    return claims_in(Said(folder), [] if faults is None else faults)
+
+
+def claims_in(said: Said, faults: list[str]) -> list[Claim]:
+    """`claims`, of a folder that is read already."""
+    found = [*_of_manifest(said, faults), *_of_card(said, faults), *_of_adapter(said, faults), *_of_merge(said, faults)]
+    found += _of_gguf(said, faults)
     if len(found) > MAX_CLAIMS:
-        raise InputError(f"{len(found):,} parents are named", str(folder), f"at most {MAX_CLAIMS:,} are read")
+        raise InputError(f"{len(found):,} parents are named", str(said.folder), f"at most {MAX_CLAIMS:,} are read")
     return list(dict.fromkeys(found))
 
 
-def _of_manifest(folder: Path, faults: list[str]) -> list[Claim]:
-    if not (folder / MANIFEST).is_file():
-        return []
-    try:
-        parents = read_manifest(folder).parents
-    except (InputError, SchemaError) as error:
-        faults.append(f"{MANIFEST}: {error.what}")
-        return []
+def _told(read: tuple[_Read, tuple[str, ...]], faults: list[str]) -> _Read:
+    """What was read; its faults are told."""
+    faults += read[1]
+    return read[0]
+
+
+def _of_manifest(said: Said, faults: list[str]) -> list[Claim]:
     found: list[Claim] = []
-    for parent in parents:
+    for parent in _told(said.manifest_parents, faults):
         found.append(Claim(parent.model, parent.relation, MANIFEST, None, parent.licence))
         found += _ancestors_in(parent)
     return found
@@ -126,10 +185,10 @@ def _ancestors_in(parent: Parent) -> list[Claim]:
     return found
 
 
-def _of_card(folder: Path, faults: list[str]) -> list[Claim]:
-    card = _front_matter(folder / "README.md", faults)
-    said = _text(card.get("base_model_relation"))
-    tie: Tie = said if said in get_args(Tie) else "derived_from"  # pyrefly: ignore[bad-assignment]
+def _of_card(said: Said, faults: list[str]) -> list[Claim]:
+    card = _told(said.card, faults)
+    relation = _text(card.get("base_model_relation"))
+    tie: Tie = relation if relation in get_args(Tie) else "derived_from"  # pyrefly: ignore[bad-assignment]
     parents = _texts(card.get("base_model"))
     if tie == "derived_from" and len(parents) > 1:
         tie = "merge"
@@ -142,26 +201,26 @@ def _of_card(folder: Path, faults: list[str]) -> list[Claim]:
     return found
 
 
-def _of_adapter(folder: Path, faults: list[str]) -> list[Claim]:
-    row = _json_object(folder / "adapter_config.json", faults)
+def _of_adapter(said: Said, faults: list[str]) -> list[Claim]:
+    row = _json_object(said, "adapter_config.json", faults)
     name = _text(row.get("base_model_name_or_path"))
     return [] if name is None else [Claim(name, "adapter", "adapter_config.json", _text(row.get("revision")))]
 
 
-def _of_merge(folder: Path, faults: list[str]) -> list[Claim]:
+def _of_merge(said: Said, faults: list[str]) -> list[Claim]:
     """Values of `model`, `base_model` and `path` on any level of mergekit's YAML, and the adapter behind a '+'."""
     found: list[Claim] = []
     for file in MERGE_FILES:
-        for line in _lines(folder / file, faults):
+        for line in _lines(said, file, faults):
             pair = re.match(r"\s*(?:- +)?(?:model|base_model|path):\s+([^\s\[{|>&*!].*)$", line)
             name = _scalar(pair[1]) if pair else ""
             found += [Claim(part.strip(), "merge", file) for part in name.split("+") if part.strip()]
     return found
 
 
-def _of_gguf(folder: Path, faults: list[str]) -> list[Claim]:
+def _of_gguf(said: Said, faults: list[str]) -> list[Claim]:
     found: list[Claim] = []
-    for row in _gguf_rows(folder, faults):
+    for row in _told(said.ggufs, faults):
         count = row.get("general.base_model.count")
         for number in range(min(count, MAX_CLAIMS) if isinstance(count, int) else 0):
             at = f"general.base_model.{number}."
@@ -174,9 +233,12 @@ def _of_gguf(folder: Path, faults: list[str]) -> list[Claim]:
     return found
 
 
-def _gguf_rows(folder: Path, faults: list[str]) -> list[dict[str, Any]]:
+def _gguf_rows(said: Said, faults: list[str]) -> list[dict[str, Any]]:
     rows = []
-    for path in sorted(folder.glob("*.gguf")) if folder.is_dir() else [folder] if folder.suffix == ".gguf" else []:
+    files = [said.folder / name for name in sorted(said.names) if name.endswith(".gguf")]
+    if not said.names and said.folder.suffix == ".gguf" and said.folder.is_file():
+        files = [said.folder]
+    for path in files:
         try:
             rows.append(read_gguf_head(path))
         except InputError as error:
@@ -193,20 +255,13 @@ def _gguf_licence(row: dict[str, Any]) -> str | None:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path, faults: list[str]) -> list[str]:
-    if not path.is_file():
-        return []
-    if path.stat().st_size > MAX_CARD_BYTES:
-        faults.append(f"{path.name}: over {MAX_CARD_BYTES:,} bytes, not read")
-        return []
-    return path.read_bytes().decode("utf-8", "replace").splitlines()
+def _lines(said: Said, name: str, faults: list[str]) -> list[str]:
+    return (said.read(name, faults) or b"").decode("utf-8", "replace").splitlines()
 
 
-def _front_matter(path: Path, faults: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        text = file.read(MAX_CARD_BYTES).decode("utf-8", "replace").lstrip("\ufeff").replace("\r\n", "\n")
+def _front_matter(said: Said, faults: list[str]) -> dict[str, Any]:
+    raw = said.read("README.md", faults, whole=False) or b""
+    text = raw.decode("utf-8", "replace").lstrip("\ufeff").replace("\r\n", "\n")
     if not text.startswith("---\n"):
         return {}
     head, end, _ = text[4:].partition("\n---")
@@ -250,19 +305,17 @@ def _scalar(text: str) -> str:
     return text.split(" #")[0].rstrip()
 
 
-def _json_object(path: Path, faults: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > MAX_CARD_BYTES:
-        faults.append(f"{path.name}: over {MAX_CARD_BYTES:,} bytes, not read")
+def _json_object(said: Said, name: str, faults: list[str]) -> dict[str, Any]:
+    raw = said.read(name, faults)
+    if raw is None:
         return {}
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = json.loads(raw.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        faults.append(f"{path.name}: {type(error).__name__}")
+        faults.append(f"{name}: {type(error).__name__}")
         return {}
     if not isinstance(row, dict):
-        faults.append(f"{path.name}: not an object")
+        faults.append(f"{name}: not an object")
         return {}
     return row
 

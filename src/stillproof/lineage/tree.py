@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stillproof.errors import InputError
-from stillproof.lineage.declared import Claim, Tie, claims, declared
+from stillproof.lineage.declared import Claim, Said, Tie, claims_in, declared_in
 
 if TYPE_CHECKING:
     from stillproof.finding import Finding
@@ -96,19 +96,22 @@ def grow(
     folders = {} if known is None else dict(known)
     root = name or folder.resolve().name
     faults: list[str] = []
-    nodes = {root: _node(root, folder, faults)}
+    files = Said(folder)
+    nodes = {root: _node(root, files, faults)}
     edges: list[Edge] = []
-    waiting = [root]
+    waiting = [(root, files)]
     while waiting:
-        child = waiting.pop()
-        at = nodes[child].folder
-        for edge, revision, licence in _edges(child, at, faults) if at is not None else ():
+        child, files = waiting.pop()
+        at = files.folder
+        for edge, revision, licence in _edges(child, files, faults):
             own = folder if edge.parent == root else folders.get(edge.parent)
             if edge.parent not in nodes:
-                given = Node(edge.parent, licence, edge.said_by[0] if licence else None, revision)
-                nodes[edge.parent] = given if own is None else _node(edge.parent, own, faults)
-                waiting.append(edge.parent)
-            edges.append(_tested(edge, at, own, test) if at is not None else edge)
+                nodes[edge.parent] = Node(edge.parent, licence, edge.said_by[0] if licence else None, revision)
+                if own is not None:
+                    parent = Said(own)
+                    nodes[edge.parent] = _node(edge.parent, parent, faults)
+                    waiting.append((edge.parent, parent))
+            edges.append(_tested(edge, at, own, test))
         if len(nodes) > MAX_NODES:
             raise InputError(f"more than {MAX_NODES:,} models", str(folder), "give a smaller lineage")
     return Lineage(root, nodes, tuple(edges), tuple(faults), tuple(cycles(root, edges)))
@@ -137,17 +140,17 @@ def cycles(root: str, edges: list[Edge] | tuple[Edge, ...]) -> Iterator[tuple[st
             branches.append(iter(parents.get(step, ())))
 
 
-def _node(name: str, folder: Path, faults: list[str]) -> Node:
-    said = declared(folder)
+def _node(name: str, files: Said, faults: list[str]) -> Node:
+    said = declared_in(files)
     faults += [f"{name}: {fault}" for fault in said["faults"]]
-    return Node(name, said["licence"], said["declared_by"], None, folder)
+    return Node(name, said["licence"], said["declared_by"], None, files.folder)
 
 
-def _edges(child: str, folder: Path, faults: list[str]) -> Iterator[tuple[Edge, str | None, str | None]]:
+def _edges(child: str, files: Said, faults: list[str]) -> Iterator[tuple[Edge, str | None, str | None]]:
     """One edge for each parent and kind of tie, with all that name it; a vague tie is dropped beside a clear one."""
     grouped: dict[tuple[str, Tie], list[Claim]] = {}
     found: list[str] = []
-    for claim in claims(folder, found):
+    for claim in claims_in(files, found):
         grouped.setdefault((claim.parent, claim.tie), []).append(claim)
     faults += [line for fault in found if (line := f"{child}: {fault}") not in faults]
     # `derived_from` says nothing that a clear tie to the same weights does not say better.

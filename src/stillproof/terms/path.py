@@ -4,11 +4,14 @@ A model owes to an ancestor as a derivative of its weights where every step betw
 learning from outputs, anywhere on the way, makes it a student of outputs. Where both kinds of way lead to one
 ancestor, both are asked and the stricter answer stands.
 
-Four rules keep a wrong yes out, besides those of `terms`:
+Five rules keep a wrong yes out, besides those of `terms`:
 - A licence expression is read as SPDX reads it: AND binds to all, OR lets one choose, WITH and `+` are unknown here.
 - An ancestor without a declared licence is unknown, and so is whatever comes from it.
 - A lineage with a cycle, or with an edge that the weights contradict, is false somewhere: at best unknown.
-- A model's own licence counts as well: whoever teaches with it is bound by it and by all that it comes from.
+- A model's own licence counts as well: whoever teaches with it is bound by it and by all that it comes from, and its
+  answers are outputs of every model whose weights it holds.
+- Of texts that let their weights improve nothing but their own derivatives, two in one model are unknown: neither says
+  that the other's derivative is one of its own.
 
 `repositories` holds which licence a (repository, revision) is under, each with its evidence, for ancestors of which
 only the name is known. This is a reading of public texts for engineers. It is not legal advice.
@@ -114,13 +117,14 @@ def compose(
     """
     answers = [
         Answer(models[name], derivative, verdict, said_by, way)
-        for name, derivative, way in _ways(root, models, steps)
+        for name, derivative, way in _ways(root, models, steps, teaches=own)
         if own or name != root
         for said_by, verdicts in [ask_all(models[name], derivative=derivative)]
         for verdict in verdicts
     ]
     if not answers:
         faults = (*faults, "nothing is declared about where it comes from")
+    faults = (*faults, *_jealous(answers))
     answers.sort(key=lambda answer: -STRICTNESS[answer.verdict.decision])
     # A duty is owed to everybody on the way, also where a stricter ancestor already decides.
     duties: dict[tuple[str, str], tuple[TermsRecord, Duty]] = {}
@@ -145,8 +149,11 @@ def ancestors_of(
     """
     student = ""  # A name that no model bears.
     steps = [Step(student, root, weights), *steps]
-    composed = compose(student, {**models, student: Model(student, None)}, steps, own=False)
-    doubts = [Verdict("unknown", None, (), (), None, "its lineage", root, models[root].licence, why) for why in faults]
+    composed = compose(student, {**models, student: Model(student, None)}, steps, faults=faults, own=False)
+    doubts = [
+        Verdict("unknown", None, (), (), None, "its lineage", root, models[root].licence, why)
+        for why in composed.faults
+    ]
     found: dict[tuple[object, ...], Verdict] = {}
     for answer in composed.answers:
         name, verdict = answer.model.name, answer.verdict
@@ -159,8 +166,26 @@ def ancestors_of(
     return (*doubts, *found.values())
 
 
-def _ways(root: str, models: Mapping[str, Model], steps: Iterable[Step]) -> Iterable[tuple[str, bool, tuple[str, ...]]]:
-    """(model, reached by weights alone, way) once for each kind of way; the first way found is the one shown."""
+def _jealous(answers: Iterable[Answer]) -> list[str]:
+    """A fault where the weights of two texts are in one model, and each forbids all but its own derivatives."""
+    held: dict[str, str] = {}
+    for answer in answers:
+        record = answer.verdict.record
+        excepts = record is not None and (record.decision, record.own_derivative) == ("deny", "allow_with_duties")
+        if record is not None and excepts and answer.derivative:
+            held.setdefault(record.id, record.title)
+    if len(held) < 2:
+        return []
+    return [f"{' and '.join(held.values())} each let weights improve their own derivatives only, and it holds both"]
+
+
+def _ways(
+    root: str, models: Mapping[str, Model], steps: Iterable[Step], *, teaches: bool
+) -> Iterable[tuple[str, bool, tuple[str, ...]]]:
+    """(model, reached by weights alone, way) once for each kind of way; the first way found is the one shown.
+
+    teaches: ask also about the outputs of all whose weights the root holds, for a student of it learns from them.
+    """
     parents: dict[str, list[Step]] = {}
     for step in steps:
         for name in (step.child, step.parent):
@@ -168,8 +193,8 @@ def _ways(root: str, models: Mapping[str, Model], steps: Iterable[Step]) -> Iter
                 raise InputError("a step of the lineage names a model that is not in it", name, "give every model")
         parents.setdefault(step.child, []).append(step)
     # The root itself is asked about as a teacher of others: its outputs, not a copy of its weights.
-    came: dict[tuple[str, bool], tuple[str, bool] | None] = {(root, True): None}
-    waiting = [(root, True)]
+    waiting = [(root, True), *([(root, False)] if teaches else [])]
+    came: dict[tuple[str, bool], tuple[str, bool] | None] = dict.fromkeys(waiting)
     for name, by_weights in waiting:
         for step in parents.get(name, ()):
             reached = (step.parent, by_weights and step.weights)
@@ -177,7 +202,8 @@ def _ways(root: str, models: Mapping[str, Model], steps: Iterable[Step]) -> Iter
                 came[reached] = (name, by_weights)
                 waiting.append(reached)
     for state in waiting:
-        yield state[0], state[1] and state[0] != root, _way(state, came)
+        if state != (root, False) or not teaches:
+            yield state[0], state[1] and state[0] != root, _way(state, came)
 
 
 def _way(state: tuple[str, bool], came: Mapping[tuple[str, bool], tuple[str, bool] | None]) -> tuple[str, ...]:

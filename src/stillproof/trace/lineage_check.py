@@ -11,6 +11,7 @@ A file met is not a duty honoured: whether terms are passed on to users is not i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -85,7 +86,7 @@ def check_lineage(
     owed = compose(grown.root, models, steps, faults=doubts, own=False)
     teaching = compose(grown.root, models, steps, faults=doubts)
     shown = read_shown(folder)
-    parents = {name: read_shown(at) for name, at in (known or {}).items() if name in models and at.is_dir()}
+    parents = {name: read_notices(at) for name, at in (known or {}).items() if name in models and at.is_dir()}
     duties = [duty_state(record, duty, shown, parents, monthly_users) for record, duty in owed.duties]
     own = compose(grown.root, models, ())
     conflict = _conflict(own, owed, models[grown.root].licence)
@@ -197,6 +198,18 @@ def read_shown(folder: Path) -> Shown:
         if path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_CARD_BYTES:
             texts[path.relative_to(folder).as_posix()] = path.read_bytes().decode("utf-8", "replace")
     return Shown(_model_name(folder, texts), texts)
+
+
+def read_notices(folder: Path) -> Shown:
+    """Of a parent: its NOTICE files alone. Links are not followed."""
+    texts: dict[str, str] = {}
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if name.lower() not in NOTICE_FILES or path.is_symlink() or not path.is_file():
+            continue
+        if path.stat().st_size <= MAX_CARD_BYTES:
+            texts[name] = path.read_bytes().decode("utf-8", "replace")
+    return Shown(folder.name, texts)
 
 
 def _model_name(folder: Path, texts: Mapping[str, str]) -> str:

@@ -3,11 +3,15 @@
 A model remembers late examples better than early ones (Kuditipudi et al. 2025, "Blackbox model provenance via
 palimpsestic membership inference"). The order was a coin that its owner tossed and recorded, so for a suspect that had
 no part in that training every order was equally likely, whatever the suspect.
+
+Every student that `distill` ships has its order in `data_order.parquet`: `read_order` gives each row's place. Scoring
+the rows under the suspect and a reference model is the owner's work.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +21,25 @@ from stillproof.finding import Finding, decide
 
 NULL = "the suspect is independent of the order in which the examples were shown, a uniformly random permutation"
 _LEAST = 100
+_REMEDY = "give the data_order.parquet of a student that `stillproof distill` made"
+
+
+def read_order(path: Path) -> dict[str, int]:
+    """Of each row, by the SHA-256 of its tokens, the place at which it was last shown, from 0 on.
+
+    Each epoch is a fresh permutation, so that last places are as exchangeable over rows as places of one epoch. Raises
+    InputError for a file that is no logged order.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, columns=["row_sha256"]).column("row_sha256").to_pylist()
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise InputError(f"not a logged data order: {error}", str(path), _REMEDY) from error
+    if not rows or not all(isinstance(row, str) for row in rows):
+        raise InputError("a data order without rows, or with rows that have no hash", str(path), _REMEDY)
+    return {row: place for place, row in enumerate(rows)}
 
 
 def order_finding(suspect_logprobs: ArrayLike, steps: ArrayLike, alpha: float = 1e-3) -> Finding:
