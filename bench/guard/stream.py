@@ -158,6 +158,7 @@ def main() -> None:
         print(f"alarms {told_of['alarms']}, of clusters that are no campaign's in the main {told_of['false']}")
         if told_of["alarmed"]:
             print(f"  exchanges before the first alarm, median {told_of['taken_median']:,.0f}")
+            print(f"  the same, a campaign without an alarm counted whole: {told_of['taken_median_of_all']:,.0f}")
             print(f"  as a share of the volume, median {told_of['share_median']:.3f}")
             print(f"  within max(1%, 2,000): {told_of['within']} of {told_of['campaigns']}")
         for row in rows:
@@ -178,6 +179,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "false": sum(row["false"] for row in rows),
         "within": sum(c["taken"] <= max(SHARE * c["volume"], LEAST_EXCHANGES) for c in alarmed),
         "taken_median": float(np.median([c["taken"] for c in alarmed])) if alarmed else None,
+        "taken_median_of_all": float(np.median([c["volume"] if c["taken"] is None else c["taken"] for c in campaigns])),
         "share_median": float(np.median([c["taken"] / c["volume"] for c in alarmed])) if alarmed else None,
         "volume_least": min(c["volume"] for c in campaigns),
         "volume_most": max(c["volume"] for c in campaigns),

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the extremes over classes and horizons")
     given = parser.parse_args()
     reference = Reference.load(given.reference)
+    scoring = standard(reference.origin.step_h)
     windows = np.unique(reference.window_id).tolist()
     found: dict[tuple[str, int], list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
     for window in windows:
@@ -45,8 +46,8 @@ def main() -> None:
             for hours in reference.horizons:
                 rows = others.rows(cls, hours)
                 new = own.rows(cls, hours).signals
-                base = score_reference(rows, cls, hours, standard()).total
-                p = rank(score_new(new, rows, cls, hours, standard()).total, base, rows)
+                base = score_reference(rows, cls, hours, scoring).total
+                p = rank(score_new(new, rows, cls, hours, scoring).total, base, rows)
                 e = stats.rank_e(p * (rows.n_groups + 1), rows.n_groups)
                 found.setdefault((cls, hours), []).append((p, e))
     print(f"{len(windows)} windows")
