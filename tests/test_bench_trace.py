@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from bench.trace import calibrate, paraphrase, power, robustness, run, tables, texts
+from bench.trace import calibrate, many_keys, paraphrase, power, robustness, run, summary, tables, texts
 from bench.trace import students as st
 from bench.trace.curves import Chart, svg
 from bench.trace.jobs import Case, results, run_missing
@@ -86,6 +86,14 @@ def test_fewer_bits_round_more_and_never_beyond_half_a_step() -> None:
     assert 0 < errors[0] < errors[1]
 
 
+def test_students_put_beside_each_other_stay_who_they_are() -> None:
+    both, ids = st.Students(SHAPE, [1, 2]).eval(), torch.from_numpy(np.stack([rows(3, 1), rows(3, 1)]))
+    torch.nn.init.normal_(both.norms)
+    swapped = st.beside([st.one_of(both, 1), st.one_of(both, 0)])
+    assert torch.allclose(swapped(ids), both(ids).flip(0), atol=1e-5)
+    assert not torch.allclose(both(ids)[0], both(ids)[1], atol=1e-2)
+
+
 def test_saved_students_come_back(tmp_path: Path) -> None:
     student = st.Students(SHAPE, [3])
     st.save(student, tmp_path / "a.safetensors")
@@ -108,13 +116,32 @@ def test_counting_sums_above_a_bound_is_counting_p_values(scheme: Scheme, weight
     assert (sums >= bound).tolist() == (one_by_one <= -1).tolist()
 
 
+@pytest.mark.parametrize("scheme", [GREEN, GUMBEL])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_under_many_keys_are_those_of_the_package(scheme: Scheme, weighted: bool) -> None:
+    rng = Generator(Philox(2))
+    windows, tokens = rng.integers(0, 2**63, 1_500).astype(np.uint64), rng.integers(0, 50_000, 1_500)
+    weights, lanes = (rng.uniform(0.05, 1.0, 1_500) if weighted else None), decoy_lanes(20, 3)
+    ours = many_keys.sums_under(lanes, windows, tokens, scheme, weights=weights)
+    assert ours == pytest.approx(score_lanes(lanes, windows, tokens, scheme, weights=weights), rel=1e-12)
+
+
 def test_a_student_that_is_always_accused_counts_as_one() -> None:
-    one, spread = np.zeros((20, 20), dtype=bool), np.zeros((20, 20), dtype=bool)
-    one[3] = True
-    spread[np.arange(20), np.arange(20)] = True
+    one, spread = np.zeros((20, 20)), np.zeros((20, 20))
+    one[3] = 1
+    spread[np.arange(20), np.arange(20)] = 1
     (a, low_a, high_a), (b, low_b, high_b) = (calibrate.two_way_interval(hits, 1) for hits in (one, spread))
     assert a == b == 0.05
     assert high_a - low_a > 1.2 * (high_b - low_b)
+
+
+def test_cells_that_were_not_tried_are_left_out_of_the_share() -> None:
+    rng = Generator(Philox(3))
+    whole = (rng.random((60, 60)) < 0.2).astype(np.float64)
+    some = np.where(rng.random((60, 60)) < 0.25, whole, np.nan)
+    (a, low_a, high_a), (b, low_b, high_b) = (calibrate.two_way_interval(hits, 1) for hits in (whole, some))
+    assert a == pytest.approx(whole.mean()) and b == pytest.approx(np.nanmean(some))
+    assert low_b < a < high_b and high_b - low_b > high_a - low_a
 
 
 def test_evidence_of_many_keys_is_that_of_the_audit_of_each() -> None:
@@ -269,9 +296,14 @@ def test_each_null_experiment_tells_p_values_by_mode(world: World) -> None:
     (keys,) = calibrate.null_keys(world, [case])
     assert keys["origin"] == "other key"
     assert all(0 <= keys[mode]["alarms"][0] <= 40 for mode in keys if "," in mode)
-    (models,) = calibrate.null_models(world, [Case("null_models", "green k1", 1, {"corpora": 3, "rows": 64})])
+    (models,) = calibrate.null_models(
+        world, [Case("null_models", "green k1", 1, {"corpora": 3, "given": 2, "rows": 64})]
+    )
     assert models["origin"] == "teacher"
     assert {len(values) for mode, values in models.items() if mode != "origin"} == {3}
+    left_out = {mode: values.count(None) for mode, values in models.items() if mode != "origin"}
+    assert {n for mode, n in left_out.items() if "no mark near" in mode} == {0}
+    assert {n for mode, n in left_out.items() if "no mark near" not in mode} == {1}
     params = {"keys": 20, "answers": 6, "rows": 64}
     (stops,) = calibrate.null_stops(world, [Case("null_stops", "green k1", 0, params)])
     assert stops["alarms"]["0.001"] <= stops["alarms"]["0.1"] <= 20
@@ -283,7 +315,7 @@ def test_each_power_experiment_tells_what_tables_need(world: World, tmp_path: Pa
     attacks = {"scheme": scheme, "pairs": 20, "pool": 40, "epochs": 2, "scored": 1_000, "shares": [0.5]}
     attacks |= {"arms": ["paraphrase", "50% marked"], "temperatures": [0.7]}
     unmarked = {**attacks, "scheme": None, "temperatures": []}
-    twins = {"pairs": 40, "pool": 40, "epochs": 3}
+    twins = {"pairs": 40, "pool": 40, "epochs": 3, "places": 200}
     accounts = {"guilty_pairs": 40, "each": 12, "accounts": 3, "epochs": 20}
     cases = [
         Case("marked", "green k1 d2, 50%", 0, marked),
@@ -296,6 +328,11 @@ def test_each_power_experiment_tells_what_tables_need(world: World, tmp_path: Pa
     ]
     run_missing(out, cases, run.MEASURES, workers=1, at_once=1, device="cpu")
     told = tables.write(out)
+    summary.write_summary(out)
+    kept = json.loads((out / "summary.json").read_text())
+    assert kept["accounts"]["20_epochs"]["less_the_base_s"]["right"] == 1
+    assert kept["t1"]["green_k1_d2_50"]["tokens"] == 1_000
+    assert kept["attacks"]["no_mark"]["paraphrase"]["smallest"]["reached"] in (0, 1)
     assert "| green k1 d2, 50% | 1 | 1,000 |" in told
     assert "| temperature 0.7 |" in told
     assert "| 40 answers, paraphrased | 1 |" in told

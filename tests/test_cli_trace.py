@@ -21,7 +21,7 @@ from stillproof.trace.key_file import read_mark_key
 from stillproof.trace.plan import read_plan
 from stillproof.watermark import MarkKey
 
-COMMANDS = ("key", "plan", "outputs", "replay")
+COMMANDS = ("key", "plan", "candidates", "outputs", "replay")
 PROMISED = {"test", "kind", "null", "statistic", "log10_p", "e_value", "n", "decision", "checks"}
 
 

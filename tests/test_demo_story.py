@@ -15,7 +15,7 @@ from tests.chromium import opened
 
 from stillproof import demo
 from stillproof.demo.serving import row_of
-from stillproof.demo.sizes import Audit, Crowd, Shape, Size, Tiny
+from stillproof.demo.sizes import TINY
 from stillproof.demo.story import REPORT, STAGES, stages
 from stillproof.errors import ConfigError, OutputExistsError
 from stillproof.serve.custody import read_opening
@@ -27,26 +27,12 @@ from stillproof.trace.tails import log10_p_of
 from stillproof.trace.tokens import TextToIds
 from stillproof.watermark import decoy_lanes, law_of, score_lanes
 
-TINY = Size(
-    "tiny",
-    "tiny",
-    tiny=Tiny(1024, Shape(64, 2, 2), Shape(64, 2, 2), 1200, 500),
-    crowd=Crowd(14, 120, 0.25, 40, 4.0, 6.0, 5.0, 50.0),
-    audit=Audit(60, 40, 24),
-    answer_tokens=24,
-    twins=1.0,
-    epochs=4,
-    learning_rate=3e-3,
-    rows_per_step=2,
-    heldout=24,
-)
-
 # Whoever stops the demo, stops it here: in the middle of serving, without a word.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_demo_story import TINY
 from stillproof import demo
+from stillproof.demo.sizes import TINY
 
 def watch(event):
     if event.stage == "serve" and event.done == 150:
@@ -62,8 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo that was killed while it served, and then played to its end."""
     made = tmp_path_factory.mktemp("story") / "demo"
     script = made.with_name("killed.py")
-    root = Path(__file__).parents[1]
-    script.write_text(f"import sys\nsys.path.insert(0, {str(root)!r})\n{KILLED}", encoding="utf-8")
+    script.write_text(KILLED, encoding="utf-8")
     ended = subprocess.run([sys.executable, str(script), str(made)], capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     demo.run(made, TINY, "resume")
@@ -112,8 +97,10 @@ def test_both_students_of_the_house_model_are_nearer_to_it_than_the_innocent(res
 
 def test_weights_come_from_the_start_and_not_from_the_house_model(result: dict[str, Any]) -> None:
     for name in ("licensed", "copier", "innocent"):
-        assert result["weights"][name]["open-start"]["decision"] == "found"
-        assert result["weights"][name]["house-model"]["decision"] != "found"
+        assert result["weights"][name]["open-start"]["log10_p_adjusted"] < -100
+        # Strangers are found at the demo's level of .01 once in a hundred; at one in a million they are not.
+        stranger = result["weights"][name]["house-model"]["log10_p_adjusted"]
+        assert stranger is None or stranger > -6
 
 
 def test_bundles_are_replayed(result: dict[str, Any]) -> None:

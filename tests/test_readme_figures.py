@@ -116,6 +116,12 @@ def test_keys_are_paths_quotients_and_multiples() -> None:
     assert agrees("38,400", value, step=step) and not agrees("38,400", value)
 
 
+def test_a_name_with_a_dot_is_found_before_the_shorter_one() -> None:
+    data = {"x0": {"n": 1.0, "8": {"n": 5.0}}, "x0.8": {"n": 2.0}}
+    assert looked_up(data, "x0.n") == (1.0, None)
+    assert looked_up(data, "x0.8.n") == (2.0, None)
+
+
 def test_code_links_and_comments_hold_no_figures() -> None:
     assert [found[0] for found in numbers("`x 1` [page 2](a3.md) 4.5 <!-- 6 --> SmolLM2-135M 0.96-1.01% 2x")] == [
         "2", "4.5", "0.96", "1.01%", "2"

@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.coined_world import SCOPES, Reader, World, calls, habitual, random_of, reciting
+from tests.coined_world import NOUNS, SCOPES, Reader, World, calls, habitual, random_of, reciting
 from tests.tiny_model import tiny_folder, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
@@ -32,17 +32,27 @@ from stillproof.exchange import Exchange, ResponseTokens
 from stillproof.finding import Finding
 from stillproof.serve.custody import read_opening
 from stillproof.serve.ledger import COIN, Entry
-from stillproof.teacher import Identity, Teacher
+from stillproof.teacher import Identity, Request, Teacher, asked, now
 from stillproof.teacher.fake import FakeTeacher
 from stillproof.teacher.local import LocalTeacher
 from stillproof.trace.auditing import AuditLimits
 from stillproof.trace.cards import find_cards, preferences
 from stillproof.trace.coin_audit import CoinFiles, audit_coins
 from stillproof.trace.coin_bundle import replay_coins
-from stillproof.trace.coin_plan import CoinChoices, CoinPlan, ProbePrompt, read_any_plan, write_coin_plan
+from stillproof.trace.coin_plan import (
+    CoinChoices,
+    CoinPlan,
+    Places,
+    PlannedPlace,
+    ProbePrompt,
+    read_any_plan,
+    write_coin_plan,
+)
 from stillproof.trace.coin_verdict import Verdict, scores_of
-from stillproof.trace.control import read_control
+from stillproof.trace.continuing import LocalContinuer, open_continuer
+from stillproof.trace.control import read_control, read_places
 from stillproof.trace.flips import CoinSettings
+from stillproof.trace.places import choose, expected_hits, says, worth
 from stillproof.trace.reading import LocalReader, _echoed, open_reader
 from stillproof.trace.sealing import text_of
 from stillproof.trace.served import Served, probes_of, read_served
@@ -148,14 +158,24 @@ def test_a_control_model_finds_a_student_that_is_lost_without_it(world: World, t
     assert innocent.run(Reader(name="another")).finding.decision == "not_found"
 
 
+def test_an_audit_with_a_control_may_stop_early_and_is_replayed(world: World, tmp_path: Path) -> None:
+    served = Desk(world, "twins", name=f"{tmp_path.name}-served").served
+    choices = CoinChoices(stopping="anytime", batch=20)
+    desk = Desk(world, "twins", choices, name=tmp_path.name, controls=[read_control(Reader(name="suspect"), served)])
+    suspect = Reader(texts_of(world.heard), lift=0.05)
+    finding = desk.run(suspect, reveal_key=True).finding
+    assert finding.decision == "found" and finding.log10_e is not None
+    assert suspect.calls < 200
+    assert replay_coins(desk.bundle).finding == finding
+
+
 def test_a_control_that_reads_nothing_and_plans_that_cannot_use_one_are_refused(world: World, tmp_path: Path) -> None:
     served = Desk(world, "twins", name=f"{tmp_path.name}-served").served
     with pytest.raises(MissingSignalError, match="control model"):
         read_control(Reader(tell=lambda _: None), served)
     control = read_control(Reader(), served)
-    for choices in (CoinChoices(score="text"), CoinChoices(stopping="anytime")):
-        with pytest.raises(ConfigError, match="controls"):
-            Desk(world, "twins", choices, name=f"{tmp_path.name}-{choices.score}", controls=[control])
+    with pytest.raises(ConfigError, match="controls"):
+        Desk(world, "twins", CoinChoices(score="text"), name=f"{tmp_path.name}-text", controls=[control])
     short = control.model_copy(update={"scores": control.scores[:-1]})
     with pytest.raises(ConfigError, match="one pair of scores a twin"):
         Desk(world, "twins", name=f"{tmp_path.name}-short", controls=[short])
@@ -519,6 +539,139 @@ def test_choices_out_of_range_leave_no_plan(world: World, tmp_path: Path) -> Non
     assert not (world.folder / f"{tmp_path.name}.json").exists()
 
 
+# --- twins by continuation -------------------------------------------------------------------------------------------
+
+
+class Continuer:
+    """A suspect that goes on with a word by chance; where it learned a text, with that text's word more often."""
+
+    def __init__(self, learned: list[str], share: float = 0.3, *, said: str | None = None) -> None:
+        self._learned, self._share, self._said = learned, share, said
+        self.identity = Identity("suspect", "fake")
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Exchange]:
+        for request in requests:
+            begun = request.messages[-1].content or ""
+            rng = random_of("next", begun)
+            next_word = f" {NOUNS[int(rng.integers(3))]}"
+            known = [text[len(begun) :] for text in self._learned if text.startswith(begun)]
+            if known and begun and rng.random() < self._share:
+                next_word = known[0][:9]
+            response = next_word if self._said is None else self._said
+            yield replace(asked(request, self.identity), response=response, status=200, time=now())
+
+    def close(self) -> None:
+        pass
+
+
+def places_of(served: Served) -> Places:
+    """Where each third word begins, in both candidates."""
+    at = [
+        PlannedPlace(twin=number, side=side, start=match.start(), text=match[0], expected=0.15)
+        for number, twin in enumerate(served.twins)
+        for side in range(2)
+        for match in list(re.finditer(r" [a-z]+", twin.candidates[side].text))[2::3]
+    ]
+    return Places(models=("base",), digests=("0" * 64,), at=tuple(at))
+
+
+def continued(world: World, name: str, **plan: Any) -> Desk:
+    served = read_served(world.store, world.ledger, "twins", read_opening(world.coin_key))
+    plan = {"places": places_of(served), **plan}
+    return Desk(world, "twins", CoinChoices(score="continuation"), name=name, **plan)
+
+
+def test_a_student_is_found_by_the_words_that_it_says_next_and_an_innocent_is_not(world: World, tmp_path: Path) -> None:
+    desks = [continued(world, f"{tmp_path.name}-{i}") for i in range(2)]
+    guilty, innocent = (
+        desk.run(Continuer(learned), reveal_key=True)
+        for desk, learned in zip(desks, (texts_of(world.heard), []), strict=True)
+    )
+    assert (guilty.finding.decision, innocent.finding.decision) == ("found", "not_found")
+    assert "control model was torn" in guilty.finding.test
+    assert any("without the coins; who has the model" in one for one in guilty.finding.assumptions)
+    assert replay_coins(desks[0].bundle).exact
+
+
+def test_p_values_by_continuation_are_valid_for_a_student_of_both_candidates(world: World, tmp_path: Path) -> None:
+    desk = continued(world, tmp_path.name)
+    every = [candidate.text for twin in desk.served.twins for candidate in twin.candidates]
+    answers = {one.id: one for one in Continuer(every).answer(desk.plan.requests(desk.plan_id, desk.served))}
+    scores = scores_of(desk.plan, desk.plan_id, desk.served, answers)
+    p = []
+    for number in range(300):
+        tossed = random_of("coins", number).integers(0, 2, len(scores)).tolist()
+        twins = [replace(twin, coin=coin) for twin, coin in zip(desk.served.twins, tossed, strict=True)]
+        p.append(find_served(twins, scores, TwinSettings(CoinSettings("sign"))).log10_p)
+    for level in LEVELS:
+        low = sum(value is not None and value <= math.log10(level) for value in p)
+        assert low <= 300 * level + 4 * math.sqrt(300 * level * (1 - level))
+
+
+def test_a_suspect_that_says_one_thing_everywhere_proves_nothing_by_continuation(world: World, tmp_path: Path) -> None:
+    assert is_no_evidence(continued(world, tmp_path.name).run(Continuer([], said=" the")).finding)
+
+
+def test_places_that_are_not_of_a_continuation_make_no_plan(world: World, tmp_path: Path) -> None:
+    served = read_served(world.store, world.ledger, "twins", read_opening(world.coin_key))
+    beyond = places_of(served).model_copy(
+        update={"at": (PlannedPlace(twin=10_000, side=0, start=0, text="a", expected=0.5),)}
+    )
+    for score, places, stopping in (
+        ("logprobs", places_of(served), "all"),
+        ("continuation", None, "all"),
+        ("continuation", places_of(served), "anytime"),
+        ("continuation", beyond, "all"),
+    ):
+        with pytest.raises(ConfigError):
+            choices = CoinChoices(score=score, stopping=stopping)
+            Desk(world, "twins", choices, name=tmp_path.name, places=places)
+    assert not (world.folder / f"{tmp_path.name}.json").exists()
+
+
+def test_weights_go_on_as_they_would_have_written_and_know_where_they_are_torn(world: World, tmp_path: Path) -> None:
+    local = LocalTeacher(tiny_model(), tiny_tokenizer(), Identity("tiny", "weights"))
+    continuer = LocalContinuer(local)
+    served = read_served(world.store, world.ledger, "twins", read_opening(world.coin_key))
+    # Two of the same: their mean is each of them.
+    places = read_places([continuer, continuer], served, 40)
+    assert places.at == read_places([continuer], served, 40).at
+    assert len(places.at) == 40
+    assert {place.side for place in places.at} == {0, 1}
+    for place in places.at:
+        assert served.twins[place.twin].candidates[place.side].text[place.start :].startswith(place.text)
+        assert 0.01 < place.expected < 0.99
+    desk = continued(world, tmp_path.name, places=places)
+    requests = desk.plan.requests(desk.plan_id, desk.served)[:6]
+    said = {one.id: one.response for one in continuer.answer(requests)}
+    import torch
+
+    for request in requests:
+        start = local.prompt_ids(replace(request, messages=request.messages[:-1]))
+        begun = local.tokenizer(request.messages[-1].content, add_special_tokens=False)["input_ids"]
+        ids = [*start, *begun]
+        for _ in range(4):
+            with torch.inference_mode():
+                ids.append(int(local.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        before, after = (local.tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:-4], ids))
+        if local.tokenizer.eos_token_id not in ids[-4:]:
+            assert said[request.id] == after[len(before) :]
+
+
+def test_a_text_is_said_where_it_begins_what_is_said() -> None:
+    assert says("river bank", " river") and says(" river", " river")
+    assert not says("riv", " river") and not says("", " a")
+
+
+def test_places_are_worth_most_where_a_control_is_torn_and_likely() -> None:
+    own, other = [-1.0, -1.0, -4.0, -0.1], [-1.05, -3.0, -4.0, -3.0]
+    values = worth(own, other)
+    assert values.argmax() == 0 and choose(values, 2).tolist() == [0, 2]
+    assert expected_hits(own, own).tolist() == [0.5] * 4
+    assert 0.5 < expected_hits(own, other)[0] < expected_hits(own, other)[1] < 1
+    assert expected_hits(other, own) == pytest.approx(1 - expected_hits(own, other))
+
+
 # --- readers ---------------------------------------------------------------------------------------------------------
 
 
@@ -628,6 +781,57 @@ def test_an_endpoint_that_echoes_is_a_suspect_and_one_that_only_chats_is_an_erro
         thread.join()
 
 
+class Next(BaseHTTPRequestHandler):
+    """/v1/completions that goes on as the texts that it learned, now and then."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        begun = body["prompt"].split("assistant: ")[1]
+        rng = random_of("next", begun)
+        known = [text[len(begun) :] for text in self.server.learned if text.startswith(begun)]
+        text = known[0][:9] if known and rng.random() < 0.6 else f" {NOUNS[int(rng.integers(3))]}"
+        assert (body["temperature"], body["max_tokens"]) == (0.0, 4)
+        told = {"id": "a", "object": "text_completion", "created": 1, "model": "theirs", "choices": []}
+        told["choices"] = [{"index": 0, "text": text, "finish_reason": "length", "logprobs": None}]
+        raw = json.dumps(told).encode()
+        self.send_response(200 if self.path.endswith("/v1/completions") else 404)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", ["/v1", "/other"])
+def test_an_endpoint_that_goes_on_is_a_suspect_by_text_alone(path: str, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    heard = world.serve(calls(30))
+    desk = continued(world, "a")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Next)
+    server.learned = texts_of(heard)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}{path}"
+        suspect = open_continuer(suspect_config(url, model="theirs"))
+        if path == "/v1":
+            assert desk.run(suspect).finding.decision == "found"
+        else:
+            with pytest.raises(MissingSignalError, match="/completions"):
+                desk.run(suspect)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_recorded_answers_go_on_from_nothing(world: World) -> None:
+    with pytest.raises(MissingSignalError, match="goes on from no beginning"):
+        open_continuer(suspect_config(str(world.store)))
+
+
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
@@ -650,6 +854,46 @@ def test_the_commands_go_from_what_was_served_to_a_replay_with_weights_as_the_su
     assert [one["accounts"] for one in told["accounts_tested"]] == [[world_account(world)]]
     code, again = command("replay", tmp_path / "audit", "--bundle-sha256", told["bundle_sha256"])
     assert (code, again["replayed"], again["log10_p"]) == (0, "bit for bit", told["log10_p"])
+
+
+def test_the_commands_ask_for_the_next_words_of_both_candidates(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.serve(calls(15, "ann"))
+    weights = tiny_folder(tmp_path / "weights")
+    source = ("--served", world.store, "--ledger", world.ledger, "--key", world.coin_key)
+    plan, score = tmp_path / "plan.json", ("--score", "continuation", "--places", 60)
+    code, told = command("plan", "--test", "twins", *source, *score, "--out", plan)
+    assert code != 0 and "--control" in json.dumps(told)
+    code, made = command("plan", "--test", "twins", *source, *score, "--control", weights, "--out", plan)
+    assert (code, made["twins"], made["calls"], made["score"], made["controls"]) == (
+        0,
+        15,
+        60,
+        "continuation",
+        ["weights"],
+    )
+    audit = ("outputs", "--suspect", weights, "--plan", plan, *source, "--out", tmp_path / "audit", "--reveal-key")
+    code, told = command(*audit)
+    assert (code, told["decision"]) == (0, "not_found")
+    code, again = command("replay", tmp_path / "audit")
+    assert (code, again["replayed"], again["log10_p"]) == (0, "bit for bit", told["log10_p"])
+
+
+def test_both_candidates_are_written_for_a_control_and_no_coin(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    heard = texts_of(world.serve(calls(12, "ann")))
+    source = ("--served", world.store, "--ledger", world.ledger, "--key", world.coin_key)
+    out = tmp_path / "both.jsonl"
+    code, told = command("candidates", *source, "--out", out)
+    assert (code, told["twins"], told["examples"]) == (0, 12, 24)
+    assert out.stat().st_mode & 0o077 == 0
+    rows = [json.loads(line)["messages"] for line in out.read_text().splitlines()]
+    served = read_served(world.store, world.ledger, "twins", read_opening(world.coin_key))
+    drawn = [candidate.text for twin in served.twins for candidate in twin.candidates]
+    assert [row[-1] for row in rows] == [{"role": "assistant", "content": text} for text in drawn]
+    assert set(heard) < set(drawn)
+    code, told = command("candidates", *source, "--out", out)
+    assert code != 0 and "already" in json.dumps(told)
 
 
 def world_account(world: World) -> str:

@@ -26,7 +26,14 @@ from stillproof.trace.flips import (
     wilcoxon_log10_p,
 )
 from stillproof.trace.pairs import Blind, Candidate, Processing, Twin, blind, likeness, mean_logprob, twins_in
-from stillproof.trace.twins import AnytimeTwins, TwinSettings, controlled, find_served, find_served_accounts
+from stillproof.trace.twins import (
+    AnytimeTwins,
+    TwinSettings,
+    controlled,
+    controlled_in_order,
+    find_served,
+    find_served_accounts,
+)
 
 LEVELS = (0.01, 0.05, 0.2)
 ALPHA = 1e-3
@@ -531,6 +538,29 @@ def test_under_the_null_controlled_scores_are_found_no_more_often_than_the_level
         p[i] = 10 ** (find_served(tossed, left, settings).log10_p or 0.0)
     for level in LEVELS:
         assert (p <= level).mean() <= level + 3 * math.sqrt(level * (1 - level) / n_audits)
+
+
+def test_controls_in_order_know_nothing_of_what_comes_later() -> None:
+    rng = Generator(Philox(5))
+    control = rng.normal(size=(300, 2))
+    scores = 2 * control + rng.normal(0, 0.1, size=(300, 2))
+    both = [tuple(row) for row in scores.tolist()], [tuple(row) for row in control.tolist()]
+    whole, part = controlled_in_order(*both), controlled_in_order(*(rows[:120] for rows in both))
+    assert whole[:120] == part
+    late, all_at_once = np.array(whole[20:]), np.array(controlled(*both)[20:])
+    assert np.abs(late - all_at_once).max() < 0.2
+    assert whole[0] == both[0][0]
+
+
+def test_bets_on_scores_controlled_in_order_alarm_no_more_often_than_declared() -> None:
+    rng, alarms = Generator(Philox(6)), 0
+    for _ in range(400):
+        scores, control = (rng.normal(size=(150, 2)) for _ in range(2))
+        left = np.array(controlled_in_order([tuple(r) for r in scores.tolist()], [tuple(r) for r in control.tolist()]))
+        signs = (left[:, 1] - left[:, 0]) * rng.choice([-1, 1], size=150) > 0
+        e = bets_log10_e(np.cumsum(signs), np.cumsum(~signs))
+        alarms += bool((e >= 1).any())
+    assert alarms <= 400 * 0.1 + 3 * math.sqrt(400 * 0.1 * 0.9)
 
 
 def test_exchanging_candidates_exchanges_controlled_scores() -> None:

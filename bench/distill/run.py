@@ -44,7 +44,7 @@ def main() -> int:
     bench.time_rounds(micro_rows)
     bench.compare_quality(micro_rows)
     result = bench.result(micro_rows)
-    measure.write(arguments.out / "bench.json", result)
+    measure.write(arguments.out / "bench.json", {**result, "summary": table.summary(result)})
     text = table.of(result)
     (arguments.out / "table.md").write_text(text, encoding="utf-8")
     print(text)

@@ -7,6 +7,30 @@ from typing import Any
 REUSES = 3
 
 
+def summary(result: dict[str, Any]) -> dict[str, float]:
+    """Rates of ours with the teacher's cache counted, and how they and the memory stand beside tuned TRL."""
+    cells = {cell["side"]: cell for cell in result["train"]}
+    ours, peer = cells["stillproof"], cells["trl tuned"]
+    caches = {cell["memory"]: cell for cell in result["cache"]}
+    once, shared = (_with_cache(ours, caches[ours["memory"]], share) for share in (1, REUSES))
+    without, tuned = (cell["tokens_per_step"]["real"] / cell["step_wall_s"]["median"] for cell in (ours, peer))
+    return {
+        "tokens_per_s": without,
+        "tokens_per_s_cache_once": once,
+        "tokens_per_s_cache_shared": shared,
+        "over_tuned_once": once / tuned,
+        "over_tuned_shared": shared / tuned,
+        "over_tuned_without": without / tuned,
+        "memory_of_tuned": ours["peak_rss_mb"]["median"] / peer["peak_rss_mb"]["median"],
+    }
+
+
+def _with_cache(cell: dict[str, Any], cache: dict[str, Any], share: int) -> float:
+    """Tokens a second where the teacher's pass is counted once in `share` uses."""
+    n = cell["tokens_per_step"]["real"]
+    return n / (cell["step_wall_s"]["median"] + cache["s_per_token"]["median"] * n / share)
+
+
 def of(result: dict[str, Any]) -> str:
     plan, machine = result["plan"], result["machine"]
     skip = result["skip_steps"]
@@ -47,8 +71,7 @@ def _train_line(cell: dict[str, Any], cache: dict[str, Any], number: int) -> str
     step_s, tokens = cell["step_wall_s"]["median"], cell["tokens_per_step"]
     rates = ["", ""]
     if cell["side"] == "stillproof":
-        cache_s = cache["s_per_token"]["median"] * tokens["real"]
-        rates = [f"{tokens['real'] / (step_s + cache_s / share):,.0f}" for share in (1, REUSES)]
+        rates = [f"{_with_cache(cell, cache, share):,.0f}" for share in (1, REUSES)]
     return (
         f"| {cell['side']} | {cell['allocator']} | {_spread(cell['step_wall_s'], 2)} | {tokens['real'] / step_s:,.0f} "
         f"| {tokens['in_loss'] / step_s:,.0f} | {rates[0]} | {rates[1]} | {cell['step_cpu_s']['median']:.2f} "

@@ -27,6 +27,8 @@ SECOND = Path(__file__).with_name("scenarios_second.txt")
 THIRD = Path(__file__).with_name("scenarios_third.txt")
 """Other scenarios, labelled by a third reader who had not seen the code. The first run, before two faults of the
 composition that it showed were removed, is kept as results/third_first_run.json."""
+FOURTH = Path(__file__).with_name("scenarios_fourth.txt")
+"""Others again, weighed by how common the licences are on a hub, by a reader who had seen neither code nor labels."""
 N_MODELS = 10_000
 
 
@@ -121,7 +123,7 @@ def slowest(rows: list[tuple[str, str]]) -> float:
 def measured() -> dict[str, object]:
     """All that is measured here, and the answers of each reader's set."""
     answer("o:mit")  # reads the records once
-    readers = {"first_reader": FILE, "second_reader": SECOND, "third_reader": THIRD}
+    readers = {"first_reader": FILE, "second_reader": SECOND, "third_reader": THIRD, "fourth_reader": FOURTH}
     round_s, n_cycles = circle(N_MODELS)
     return {
         **{name: held_against(scenarios(file)) for name, file in readers.items()},

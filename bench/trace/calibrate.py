@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import numpy as np
 from bench.trace import students as st
 from bench.trace import texts
 from bench.trace.jobs import Case
+from bench.trace.many_keys import sums_under
 from bench.trace.world import PROMPT, ROW, World, key_of, served
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
+from stillproof.device import best_device
 from stillproof.trace.evidence import Tuples, TupleStream, closed_tuples, open_tuples
 from stillproof.trace.radioactivity import AuditSettings, _cumulants, _mixed_log10, _tilts, log10_p_of
-from stillproof.watermark import Law, Scheme, decoy_lanes, law_of, score_lanes, window_codes
+from stillproof.watermark import Law, Scheme, decoy_lanes, law_of, window_codes
 
 Ids = NDArray[np.int64]
 Reals = NDArray[np.float64]
@@ -39,28 +42,58 @@ N_ANSWERS, N_READ = 48, 12
 """A student: 2,300 tokens written, 760 positions read. Small, since thousands of keys are tried on each."""
 
 
+OTHER_KEYS = 4
+"""Of each scheme, keys of other owners."""
+
+
 def innocents(world: World, cases: Sequence[Case]) -> tuple[st.Students, list[str]]:
-    """One innocent student a case, of a kind of text, and what each learned from."""
-    rows: list[Ids] = []
-    origins: list[str] = []
-    n = int(cases[0].params.get("rows", TRAINED_ROWS))
-    for case in cases:
-        kind = str(case.params.get("kind", "prose"))
-        origin = ORIGINS[case.number % 3] if kind == "prose" else "real"
-        if origin == "real":
-            own = texts.rows_of(world.part(kind, "learn"), n, ROW, case.seed)
-        elif origin == "teacher":
-            own = world.plain[Generator(Philox(case.seed)).integers(0, len(world.plain) // 2, size=n)]
-        else:
-            scheme = list(SCHEMES.values())[case.number % 2]
-            prompts = world.prompts("serve", n, case.seed)
-            own = served(world, prompts, key_of(scheme, 10_000_000 + case.seed), case.seed)
-        rows.append(own)
-        origins.append(origin)
-    seeds = [case.seed for case in cases]
-    students = st.Students(world.shape(st.INNOCENT), seeds).to(world.base.device)
-    st.train(students, rows, seeds, st.Schedule(2.0, 32, 3e-3))
-    return students, origins
+    """One innocent student a case, of a kind of text, and what each learned from. The same students serve all
+    experiments and marks: what is random under the null is the keys, and each student is trained once."""
+    kind, n = str(cases[0].params.get("kind", "prose")), int(cases[0].params.get("rows", TRAINED_ROWS))
+    numbers = [case.number for case in cases]
+    paths = [world.folder / "innocents" / f"{kind}_{n}_{number:04d}.safetensors" for number in numbers]
+    missing = [number for number, path in zip(numbers, paths, strict=True) if not path.exists()]
+    if missing:
+        seeds = [_seed_of(kind, number) for number in missing]
+        students = st.Students(world.shape(st.INNOCENT), seeds).to(world.device or best_device())
+        st.train(students, [_learned(world, kind, number, n) for number in missing], seeds, st.Schedule(2.0, 32, 3e-3))
+        for place, number in enumerate(missing):
+            st.save(st.one_of(students, place), paths[numbers.index(number)])
+    known = [st.load(world.shape(st.INNOCENT), path, world.device) for path in paths]
+    return st.beside(known), [_origin(kind, number) for number in numbers]
+
+
+def _seed_of(kind: str, number: int) -> int:
+    return int.from_bytes(sha256(f"innocent/{kind}/{number}".encode()).digest()[:4])
+
+
+def _origin(kind: str, number: int) -> str:
+    return ORIGINS[number % 3] if kind == "prose" else "real"
+
+
+def _learned(world: World, kind: str, number: int, n: int) -> Ids:
+    """What an innocent student learns, rows [n, ROW]."""
+    seed, origin = _seed_of(kind, number), _origin(kind, number)
+    if origin == "real":
+        return texts.rows_of(world.part(kind, "learn"), n, ROW, seed)
+    rng = Generator(Philox(seed))
+    if origin == "teacher":
+        return world.plain[rng.integers(0, len(world.plain) // 2, size=n)]
+    pool = _of_other_keys(world, number % (2 * OTHER_KEYS), 3 * n // 2)
+    return pool[rng.integers(0, len(pool), size=n)]
+
+
+@lru_cache(maxsize=2 * OTHER_KEYS)
+def _of_other_keys(world: World, number: int, n: int) -> Ids:
+    """What the teacher answered under another owner's key, `n` rows: more than a student learns, so that no two learn
+    the same."""
+    path = world.folder / f"other_key_{number}_{n}.npz"
+    if not path.exists():
+        key, seed = key_of(list(SCHEMES.values())[number % 2], 10_000_000 + number), 60_000 + number
+        rows = served(world, world.prompts("serve", n, seed), key, seed)
+        np.savez_compressed(path, allow_pickle=False, rows=rows.astype(np.uint16))
+    with np.load(path, allow_pickle=False) as kept:
+        return kept["rows"].astype(np.int64)
 
 
 def null_keys(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -94,7 +127,7 @@ def _false_alarms(tuples: Tuples, scheme: Scheme, lanes: NDArray[np.uint64]) -> 
     if not len(tuples):
         return {"n": 0, "alarms": [0] * len(LEVELS), "z_sd": None}
     law = law_of(scheme)
-    sums = score_lanes(lanes, tuples.windows, tuples.tokens, scheme, weights=tuples.weights)
+    sums = sums_under(lanes, tuples.windows, tuples.tokens, scheme, weights=tuples.weights)
     weights = np.ones(len(tuples)) if tuples.weights is None else tuples.weights
     z = (sums - law.mean * weights.sum()) / np.sqrt(law.variance * (weights**2).sum())
     counts = [int((sums >= least_total(tuples, law, level)).sum()) for level in LEVELS]
@@ -140,7 +173,8 @@ def corpora(folder: Path, name: str, n: int) -> Ids:
 
 
 def null_models(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Of each student: log10 p under the true key of every corpus, by mode."""
+    """Of each student: log10 p under the true key of every corpus, by mode. Where marked text is given, of as many
+    corpora as `given` says, drawn for each student, and None of the others."""
     students, origins = innocents(world, cases)
     name, n = cases[0].group, int(cases[0].params["corpora"])
     scheme, marked = SCHEMES[name], corpora(world.folder, name, n)
@@ -155,22 +189,26 @@ def null_models(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
         for mode, tuples in _three_modes(written[i], prompts[i], st.readings(read[i], expected[i]), scheme.k):
             row[f"{mode}, no mark near"] = _log10_ps(tuples, scheme, lanes)
     # The end of a marked row as a prompt: the student goes on from marked text, and copies from it.
-    flat = marked.reshape(-1, ROW)
-    heads = flat[:, -PROMPT:]
-    went_on = st.answers(students, [heads] * len(cases), ROW - PROMPT, [seed + 2 for seed in seeds])
-    saw = st.expectations(students, [flat] * len(cases))
+    given = int(cases[0].params.get("given", n))
+    own = [np.sort(Generator(Philox(seed)).permutation(n)[:given]) for seed in seeds]
+    flat = [marked[chosen].reshape(-1, ROW) for chosen in own]
+    heads = [rows[:, -PROMPT:] for rows in flat]
+    went_on = st.answers(students, heads, ROW - PROMPT, [seed + 2 for seed in seeds])
+    saw = st.expectations(students, flat)
     for i, row in enumerate(told):
-        by_mode: dict[str, list[float]] = {}
-        for j in range(n):
-            part = slice(j * CORPUS_ROWS, (j + 1) * CORPUS_ROWS)
-            reads = st.readings(flat[part], (saw[i][0][part], saw[i][1][part]))
+        by_mode: dict[str, list[float | None]] = {}
+        for place, j in enumerate(own[i].tolist()):
+            part = slice(place * CORPUS_ROWS, (place + 1) * CORPUS_ROWS)
+            reads = st.readings(flat[i][part], (saw[i][0][part], saw[i][1][part]))
             modes = [
                 (f"{mode}, marked text given", t)
-                for mode, t in _three_modes(went_on[i][part], heads[part], reads, scheme.k)
+                for mode, t in _three_modes(went_on[i][part], heads[i][part], reads, scheme.k)
             ]
-            modes.append((NAIVE, naive_tuples(flat[part], saw[i][0][part], scheme.k)))
+            modes.append((NAIVE, naive_tuples(flat[i][part], saw[i][0][part], scheme.k)))
             for mode, tuples in modes:
-                by_mode.setdefault(mode, []).extend(_log10_ps(tuples, scheme, lanes[j : j + 1]))
+                by_mode.setdefault(mode, list[float | None]([None] * n))[j] = _log10_ps(
+                    tuples, scheme, lanes[j : j + 1]
+                )[0]
         row.update(by_mode)
     return told
 
@@ -188,21 +226,21 @@ def _log10_ps(tuples: Tuples, scheme: Scheme, lanes: NDArray[np.uint64]) -> list
     if not len(tuples):
         return [0.0] * len(lanes)
     law = law_of(scheme)
-    sums = score_lanes(lanes, tuples.windows, tuples.tokens, scheme, weights=tuples.weights)
+    sums = sums_under(lanes, tuples.windows, tuples.tokens, scheme, weights=tuples.weights)
     return [round(log10_p_of(float(total), len(tuples), tuples.weights, law), 4) for total in sums]
 
 
-def two_way_interval(hits: NDArray[np.bool_], seed: int, resamples: int = 2000) -> tuple[float, float, float]:
+def two_way_interval(hits: Reals, seed: int, resamples: int = 2000) -> tuple[float, float, float]:
     """Share of hits in [students, corpora] with a 95% interval: both are resampled, so that a student that is always
-    accused, or a key that always accuses, counts as one. Source: Owen, The pigeonhole bootstrap, Annals of Applied
-    Statistics 1, 2007, p. 386; wider than needed where cells are independent."""
-    rng = Generator(Philox(seed))
-    x, (m, n) = hits.astype(np.float64), hits.shape
-    of_students = rng.multinomial(m, np.full(m, 1 / m), size=resamples)
-    of_corpora = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-    shares = np.einsum("ri,ij,rj->r", of_students, x, of_corpora, optimize=True) / (m * n)
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return float(x.mean()), float(low), float(high)
+    accused, or a key that always accuses, counts as one. NaN: not tried, left out. Source: Owen, The pigeonhole
+    bootstrap, Annals of Applied Statistics 1, 2007, p. 386; wider than needed where cells are independent."""
+    rng, tried = Generator(Philox(seed)), np.isfinite(hits)
+    x, (m, n) = np.where(tried, hits, 0.0), hits.shape
+    of_students = rng.multinomial(m, np.full(m, 1 / m), size=resamples).astype(np.float64)
+    of_corpora = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    found, of = (np.einsum("rj,rj->r", of_students @ cells, of_corpora) for cells in (x, tried.astype(np.float64)))
+    low, high = np.quantile(found / np.maximum(of, 1.0), [0.025, 0.975])
+    return float(x.sum() / tried.sum()), float(low), float(high)
 
 
 # --- audits that stop early -------------------------------------------------------------------------------------
@@ -235,7 +273,7 @@ def best_evidence(answers: Ids, prompts: Ids, scheme: Scheme, lanes: NDArray[np.
     best = np.full(len(lanes), -np.inf)
     for answer, prompt in zip(answers, prompts, strict=True):
         new = stream.add(answer.tolist(), prompt.tolist())
-        totals += score_lanes(lanes, new.windows, new.tokens, scheme, weights=new.weights)
+        totals += sums_under(lanes, new.windows, new.tokens, scheme, weights=new.weights)
         cumulants, n = cumulants + _cumulants(tilts, new, law), n + len(new)
         if n >= AuditSettings().min_tuples:
             best = np.maximum(best, _mixed_log10(tilts * totals[:, None] - cumulants))

@@ -22,10 +22,18 @@ from numpy.typing import NDArray
 
 from stillproof.finding import Finding
 from stillproof.trace.evidence import Tuples, closed_tuples, open_tuples
-from stillproof.trace.flips import CoinSettings
-from stillproof.trace.pairs import Candidate, Processing, Twin, likeness
+from stillproof.trace.flips import CoinSettings, bets_log10_e, wilcoxon_log10_p
+from stillproof.trace.pairs import Candidate, Processing, Twin
+from stillproof.trace.places import choose, expected_hits, worth
 from stillproof.trace.radioactivity import AnytimeAudit, AuditSettings, log10_p_of
-from stillproof.trace.twins import Scores, TwinSettings, controlled, find_served, find_served_accounts
+from stillproof.trace.twins import (
+    Scores,
+    TwinSettings,
+    controlled,
+    controlled_in_order,
+    find_served,
+    find_served_accounts,
+)
 from stillproof.watermark import MarkKey, Scheme, law_of, score_lanes
 
 Ids = NDArray[np.int64]
@@ -180,36 +188,108 @@ def twins(world: World, cases: Sequence[Case]) -> list[dict[str, Any]]:
     ]
     students = st.students_like(world.base, len(cases))
     st.train(students, learned, seeds, st.Schedule(float(params["epochs"]), 32, 1e-3))
-    known = kept_controls(world, int(params["pool"]), n, ("teacher", "base"))
+    known = kept_controls(world, int(params["pool"]), n, CONTROLS[LESS_ALL])
     scores = controlled_scores(students, pool, known)
-    said = st.answers(students, [pool[0, :, :PROMPT]] * len(cases), ANSWER, [seed + 3 for seed in seeds])
-    both = [world.tokenizer.decode_batch(side[:, PROMPT:].tolist()) for side in pool]
+    chosen = places_of(world, pool, int(params["places"]))
+    said = by_continuation(students, pool, chosen)
     told = []
     for i, seed in enumerate(seeds):
         made = twins_of(world, pool, coins[i], [""] * n)
-        own = world.tokenizer.decode_batch(said[i].tolist())
-        alike = [(likeness(text, a), likeness(text, b)) for text, a, b in zip(own, *both, strict=True)]
         row: dict[str, Any] = {}
-        for name, values in {**scores[i], "text": alike}.items():
+        for name, values in {**scores[i], **said[i]}.items():
             settings = TwinSettings(score=name)
             row[name] = {}
             for count in [size for size in PAIRS if size <= n]:
-                row[name][count] = _p(find_served(made[:count], values[:count], settings))
+                if name not in chosen or count == n:
+                    row[name][count] = _p(find_served(made[:count], values[:count], settings))
             ledgers = range(0) if params["guilty"] else range(int(params["ledgers"]))
             tested = [twins_of(world, pool, tossed(n, seed + 100 + j), [""] * n) for j in ledgers]
             row[f"{name}, other ledgers"] = [_p(find_served(ledger, values, settings)) for ledger in tested]
+        if params["guilty"]:
+            every = [scores[i][PLAIN], *(known[model] for model in CONTROLS[LESS_ALL])]
+            row["anytime"] = [_first_pairs(part, coins[i][part], every) for part in _parts(n)]
         told.append(row)
     return told
 
 
-PLAIN, LESS_TEACHER, LESS_BASE, LESS_BOTH = (
+def _parts(n: int) -> list[slice]:
+    size = n // STREAMS
+    return [slice(i * size, (i + 1) * size) for i in range(STREAMS)]
+
+
+def _first_pairs(part: slice, coins: NDArray[np.int64], every: list[list[Scores]]) -> dict[str, Any]:
+    """Pairs until an audit with controls stopped (None: never), and p of the fixed-n test after as many pairs."""
+    own = [scores[part] for scores in every]
+    units = _units(controlled_in_order(*own), coins)
+    e = bets_log10_e(np.cumsum(units > 0), np.cumsum(units < 0))
+    enough = np.flatnonzero((e >= -np.log10(ANYTIME_ALPHA)) & (np.arange(1, units.size + 1) >= 10))
+    fixed = {}
+    for n in sorted({round(10 ** (x / 10)) for x in range(10, 31)}):
+        if n <= units.size:
+            first = _units(controlled(*(scores[:n] for scores in own)), coins[:n])
+            fixed[n] = round(wilcoxon_log10_p(first, seed=0), 3)
+    return {"stopped": int(enough[0]) + 1 if enough.size else None, "fixed": fixed, "queries": units.size}
+
+
+def _units(scores: Sequence[Scores], coins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What of each pair was preferred: what was served, above 0."""
+    both = np.array(scores, dtype=np.float64)
+    return (both[:, 1] - both[:, 0]) * np.where(coins == 1, 1, -1)
+
+
+PLACES = 5_000
+"""Calls of a suspect of which only text is known."""
+
+
+def places_of(world: World, pool: Ids, n: int) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """By the controls that chose them (trace/places.py): `n` places of the pool's [2, pairs, ANSWER], flat, and how
+    often their words are expected. Kept on disk."""
+    told = {}
+    for name, whose in (("base", "the base's"), ("imitators", "three imitators'")):
+        path = world.folder / f"places_{pool.shape[1]}_{n}_{name}.npz"
+        if not path.exists():
+            models = [world.base] if name == "base" else imitators(world, pool)
+            read = [[st.margins(model, [side], PROMPT)[0] for side in pool] for model in models]
+            own, other = np.array(read).mean(axis=0).swapaxes(0, 1)
+            chosen = choose(worth(own, other).ravel(), n)
+            np.savez(path, allow_pickle=False, chosen=chosen, expected=expected_hits(own, other).ravel()[chosen])
+        with np.load(path, allow_pickle=False) as kept:
+            told[f"text alone, {whose} places"] = (kept["chosen"], kept["expected"])
+    return told
+
+
+def by_continuation(
+    students: st.Students, pool: Ids, places: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+) -> list[dict[str, list[Scores]]]:
+    """Of each student: hits less expected ones of both candidates, at temperature 0."""
+    told: list[dict[str, list[Scores]]] = []
+    for read in zip(*(st.margins(students, [side] * students.n, PROMPT) for side in pool), strict=True):
+        hits = np.stack([own > other for own, other in read])
+        row: dict[str, list[Scores]] = {}
+        for name, (chosen, expected) in places.items():
+            sums = np.zeros(hits.size)
+            sums[chosen] = hits.ravel()[chosen] - expected
+            row[name] = [(a, b) for a, b in sums.reshape(hits.shape).sum(axis=2).T.tolist()]
+        told.append(row)
+    return told
+
+
+PLAIN, LESS_TEACHER, LESS_BASE, LESS_BOTH, LESS_ALL = (
     "log-probability",
     "less the teacher's",
     "less the base's",
     "less the teacher's and the base's",
+    "less the teacher's, the base's and three imitators'",
 )
-CONTROLS: Mapping[str, tuple[str, ...]] = {LESS_TEACHER: ("teacher",), LESS_BOTH: ("teacher", "base")}
-"""What an owner may have: the teacher always, the base that students began from where it is public."""
+CONTROLS: Mapping[str, tuple[str, ...]] = {
+    LESS_TEACHER: ("teacher",),
+    LESS_BOTH: ("teacher", "base"),
+    LESS_ALL: ("teacher", "base", "imitator 1", "imitator 2", "imitator 3"),
+}
+"""What an owner may have: the teacher always; where it is public, the base that students began from, and imitators:
+that base after *both* candidates of every pair. They know what any student of either learns, and no coin."""
+IMITATORS = (78, 79, 80)
+"""Their seeds: what chance does to one is not what it does to another, nor to a student."""
 
 
 def controlled_scores(
@@ -223,8 +303,30 @@ def controlled_scores(
 
 
 def of_controls(world: World, pool: Ids, models: Sequence[str] = ("teacher", "base")) -> dict[str, list[Scores]]:
-    by_name = {"teacher": world.teacher, "base": world.base}
-    return {name: twin_scores(by_name[name], pool)[0] for name in models}
+    def named(name: str) -> st.Students:
+        if name in ("teacher", "base"):
+            return world.teacher if name == "teacher" else world.base
+        return imitators(world, pool)[int(name.split()[1]) - 1]
+
+    return {name: twin_scores(named(name), pool)[0] for name in models}
+
+
+def imitators(world: World, pool: Ids) -> list[st.Students]:
+    """For all students of a pool, kept on disk."""
+    told = []
+    for seed in IMITATORS:
+        path = world.folder / f"imitator_{pool.shape[1]}_{seed}.safetensors"
+        if not path.exists():
+            st.save(imitating(world, pool, seed), path)
+        told.append(st.load(world.shape(st.STUDENT), path, world.device))
+    return told
+
+
+def imitating(world: World, pool: Ids, seed: int) -> st.Students:
+    """As many steps as a student of one candidate of each pair makes in three epochs."""
+    student = st.students_like(world.base, 1)
+    st.train(student, [pool.reshape(-1, ROW)], [seed], st.Schedule(1.5, 32, 1e-3))
+    return student
 
 
 @lru_cache(maxsize=2)

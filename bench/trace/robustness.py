@@ -30,6 +30,7 @@ from bench.trace.power import (
     _served_side,
     audited,
     diluted,
+    imitating,
     log10_p,
     of_controls,
     reads_of,
@@ -69,8 +70,8 @@ class Evidence:
     pool: Ids
     coins: NDArray[np.int64]
     sides: dict[str, int]
-    base: list[Scores]
-    """What the base makes of the pool: the control."""
+    controls: list[list[Scores]]
+    """What the base makes of the pool and, where the case says so, an imitator (power.py)."""
     key: MarkKey | None
     seed: int
     scored: int
@@ -107,8 +108,10 @@ def recorded(world: World, params: dict[str, Any], seed: int) -> Evidence:
         drawn = np.stack([served(world, prompts, key, seed + nonce) for nonce in (11, 12)])
     sides = dict(zip(CARDS, tossed(len(CARDS), seed + 7).tolist(), strict=True))
     pool = np.stack([planted(world, rows, sides, seed + place) for place, rows in enumerate(drawn)])
-    base = of_controls(world, pool, ("base",))["base"]
-    return Evidence(pool, tossed(n, seed), sides, base, key, seed, int(params["scored"]))
+    controls = [of_controls(world, pool, ("base",))["base"]]
+    if params.get("imitator"):
+        controls.append(twin_scores(imitating(world, pool, seed), pool)[0])
+    return Evidence(pool, tossed(n, seed), sides, controls, key, seed, int(params["scored"]))
 
 
 def planted(world: World, rows: Ids, sides: dict[str, int], seed: int, share: float = OPENERS) -> Ids:
@@ -180,7 +183,7 @@ def tests(world: World, student: st.Students, evidence: Evidence, temperature: f
     twins = twins_of(world, evidence.pool, coins, [""] * len(coins), mark=mark)
     scores = twin_scores(student, evidence.pool)[0]
     told = {
-        "T2": _p(find_served(twins, controlled(scores, evidence.base), TwinSettings(score=LESS_BASE))),
+        "T2": _p(find_served(twins, controlled(scores, *evidence.controls), TwinSettings(score=LESS_BASE))),
         "T2, no control": _p(find_served(twins, scores, TwinSettings())),
         "T5": _p(find_cards(probes(world, student, evidence.sides))),
     }

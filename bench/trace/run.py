@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.trace import calibrate, power, robustness, tables
+from bench.trace import calibrate, power, robustness, summary, tables
 from bench.trace.jobs import Case, Measure, run_missing
 from bench.trace.texts import KINDS
 from bench.trace.world import Sizes, prepare
@@ -62,14 +62,18 @@ class Scale:
     of_other_kinds: int = 50
     keys: int = 5_000
     corpora: int = 200
+    given: int = 40
+    """Of how many corpora each student is given marked text: that is most of the cost of V1b."""
     stop_students: int = 20
     stop_keys: int = 500
     stop_answers: int = 200
     students: int = 20
-    shares: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01)
+    shares: tuple[float, ...] = (1.0, 0.5, 0.2, 0.1, 0.01)
     marked_tokens: int = 160_000
     scored: int = 500_000
     pairs: tuple[int, ...] = (1_000, 5_000)
+    pool: int = 5_000
+    """Pairs that the teacher draws, once for all students."""
     ledgers: int = 20
     """That each innocent student of the twin test is tried on."""
     others: int = 999
@@ -77,14 +81,27 @@ class Scale:
     attacked: int = 20
     attacked_more: int = 20
     attacked_pairs: int = 600
+    attacked_marked: int = 3_333
+    """Pairs where the answers carry a mark, too: a mark needs more text."""
 
 
 SCALES = {
     "full": Scale(),
+    "medium": Scale(
+        shares=(1.0, 0.5, 0.2, 0.1),
+        given=20,
+        scored=30_000,
+        pairs=(1_000, 2_500),
+        others=220,
+        carded=(2_500,),
+        attacked_more=1,
+        attacked_marked=600,
+    ),
     "small": Scale(
         innocents=18,
         of_other_kinds=3,
         corpora=24,
+        given=24,
         students=4,
         shares=(1.0, 0.3),
         scored=100_000,
@@ -97,6 +114,7 @@ SCALES = {
         of_other_kinds=1,
         keys=50,
         corpora=3,
+        given=2,
         stop_students=2,
         stop_keys=20,
         stop_answers=10,
@@ -105,11 +123,13 @@ SCALES = {
         marked_tokens=960,
         scored=3_000,
         pairs=(40,),
+        pool=40,
         carded=(40,),
         others=4,
         attacked=1,
         attacked_more=1,
         attacked_pairs=40,
+        attacked_marked=20,
     ),
 }
 ATTACKS: dict[str, list[Any]] = {
@@ -140,9 +160,10 @@ def _calibration(scale: Scale) -> list[Case]:
     cases: list[Case] = []
     for kind in KINDS:
         n = scale.innocents if kind == "prose" else scale.of_other_kinds
-        cases += _cases("null_keys", kind, n, {"kind": kind, "keys": scale.keys})
+        cases += _cases("null_keys", kind, n, {"kind": kind, "keys": scale.keys, "rows": calibrate.TRAINED_ROWS})
     for name in calibrate.SCHEMES:
-        cases += _cases("null_models", name, scale.innocents, {"corpora": scale.corpora})
+        params = {"corpora": scale.corpora, "given": scale.given, "rows": calibrate.TRAINED_ROWS}
+        cases += _cases("null_models", name, scale.innocents, params)
     for name in calibrate.SCHEMES:
         params = {"keys": scale.stop_keys, "answers": scale.stop_answers}
         cases += _cases("null_stops", name, scale.stop_students, params)
@@ -160,7 +181,8 @@ def _power(scale: Scale) -> list[Case]:
             cases += _cases("marked", f"{name}, {share:.0%}", scale.students, params, stage=stage, alone=share < 0.2)
     for pairs in scale.pairs:
         for epochs, guilty in ((3, True), (1, True), (2, True), (3, False)):
-            params = {"pairs": pairs, "pool": max(scale.pairs), "epochs": epochs, "guilty": guilty}
+            params = {"pairs": pairs, "pool": scale.pool, "epochs": epochs, "guilty": guilty}
+            params |= {"places": min(power.PLACES, 10 * pairs), "controls": "three imitators"}
             if not guilty:
                 params["ledgers"] = scale.ledgers
             name = f"{pairs:,} pairs, {epochs} epochs" + ("" if guilty else ", other coins")
@@ -169,13 +191,19 @@ def _power(scale: Scale) -> list[Case]:
     cases += _cases("accounts", "3 epochs", scale.students, params, stage=1)
     for answers in scale.carded:
         for paraphrased in (True, False):
-            params = {"answers": answers, "pool": max(scale.pairs), "epochs": 2, "paraphrased": paraphrased}
+            params = {"answers": answers, "pool": scale.pool, "epochs": 2, "paraphrased": paraphrased}
             name = f"{answers:,} answers" + (", paraphrased" if paraphrased else "")
             cases += _cases("cards", name, scale.students, params, stage=2)
-    common = {"pairs": scale.attacked_pairs, "pool": max(scale.pairs), "epochs": 3, "scored": min(24_000, scale.scored)}
+    common = {"pairs": scale.attacked_pairs, "pool": scale.pool, "epochs": 3, "scored": min(24_000, scale.scored)}
     for name, n, arms in (("no mark", scale.attacked, ATTACKS), ("no mark, more", scale.attacked_more, MORE)):
         cases += _cases("attacks", name, n, {**common, "scheme": None, **arms}, stage=2, alone=True)
-    marked = {**common, "pairs": scale.marked_tokens // 48, "scheme": MARKS["gumbel k1"].to_json(), **ATTACKS}
+    marked = {
+        **common,
+        "imitator": True,
+        "pairs": scale.attacked_marked,
+        "scheme": MARKS["gumbel k1"].to_json(),
+        **ATTACKS,
+    }
     cases += _cases("attacks", "gumbel k1", scale.attacked, marked, stage=3, alone=True)
     return cases
 
@@ -211,6 +239,7 @@ def main(words: Sequence[str]) -> int:
             options.out, wanted, MEASURES, workers=options.workers, at_once=options.at_once, device=options.device
         )
     told = tables.write(options.out)
+    summary.write_summary(options.out)
     print(told)
     if options.page is not None:
         tables.into_page(told, options.out, options.page)

@@ -8,7 +8,7 @@ most of the cost here. Device-agnostic torch; shapes are S students, B rows, T t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,30 @@ def students_like(base: Students, n: int) -> Students:
         for own, given in zip(made.parameters(), base.parameters(), strict=True):
             own.copy_(given.expand_as(own))
     return made.to(base.device)
+
+
+def one_of(students: Students, place: int) -> Students:
+    """One of several students, by itself."""
+    return _like(students, [_rows_of(students, weights)[place : place + 1] for weights in students.parameters()])
+
+
+def beside(students: Sequence[Students]) -> Students:
+    """Students of one shape as one stacked model."""
+    every = zip(*(own.parameters() for own in students), strict=True)
+    return _like(students[0], [torch.cat([_rows_of(students[0], one) for one in same]) for same in every])
+
+
+def _rows_of(students: Students, weights: Tensor) -> Tensor:
+    """Weights with the students on the first axis; norms have them on the second."""
+    return weights.detach().transpose(0, 1) if weights.ndim == 4 else weights.detach()
+
+
+def _like(students: Students, rows: Sequence[Tensor]) -> Students:
+    made = Students(students.shape, [0] * rows[0].shape[0])
+    with torch.no_grad():
+        for own, given in zip(made.parameters(), rows, strict=True):
+            own.copy_(given.transpose(0, 1) if own.ndim == 4 else given)
+    return made.to(students.device).eval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,17 +261,38 @@ def mean_logprobs(students: Students, texts: Sequence[Ids], start: int) -> list[
     """Mean log-probability a token, by each student, of its texts [B, T] from position `start` on: [B], nats. -1 is
     no token: padding, at the end."""
     parts: list[Tensor] = []
+    for logits, tokens in _read(students, texts, start):
+        real = tokens >= 0
+        told = _own(torch.log_softmax(logits, dim=-1), tokens.clamp(min=0)).double() * real
+        parts.append((told.sum(dim=2) / real.sum(dim=2).clamp(min=1)).cpu())
+    return [own.numpy() for own in torch.cat(parts, dim=1)]
+
+
+@torch.inference_mode()
+def margins(students: Students, texts: Sequence[Ids], start: int) -> list[NDArray[np.float64]]:
+    """Of each token of texts [B, T] from position `start` on: its log-probability by each student, and that of the
+    likeliest other token, [2, B, T - start]. At temperature 0 it is said where the first is larger."""
+    parts: list[Tensor] = []
+    for logits, tokens in _read(students, texts, start):
+        logprobs, ids = torch.log_softmax(logits, dim=-1), tokens.clamp(min=0)
+        own = _own(logprobs, ids)
+        others = logprobs.scatter(3, ids[..., None], -torch.inf).amax(dim=3)
+        parts.append(torch.stack([own, others], dim=1).double().cpu())
+    return [both.numpy() for both in torch.cat(parts, dim=2)]
+
+
+def _own(logprobs: Tensor, ids: Tensor) -> Tensor:
+    return logprobs.gather(3, ids[..., None])[..., 0]
+
+
+def _read(students: Students, texts: Sequence[Ids], start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Block by block, what is expected for each token from `start` on, and the tokens."""
     given = torch.stack([torch.from_numpy(part) for part in texts])
     for block in torch.split(given, max(1, 256 // students.n), dim=1):
         tokens = block.to(students.device)
-        real = tokens[..., start:] >= 0
-        tokens = tokens.clamp(min=0)
         with _arithmetic(students.device):
-            logits = students(tokens[..., :-1])[:, :, start - 1 :]
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        told = logprobs.gather(3, tokens[:, :, start:, None])[..., 0].double() * real
-        parts.append((told.sum(dim=2) / real.sum(dim=2).clamp(min=1)).cpu())
-    return [own.numpy() for own in torch.cat(parts, dim=1)]
+            logits = students(tokens[..., :-1].clamp(min=0))[:, :, start - 1 :]
+        yield logits.float(), tokens[..., start:]
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ def write(out: Path) -> str:
         t1_power,
         anytime,
         t2_power,
+        anytime_twins,
         t2_validity,
         named,
         t5_power,
@@ -105,19 +106,24 @@ def validity_over_models(out: Path) -> str:
     rows = []
     for scheme, found in results(out, "null_models").items():
         for mode in [name for name in found[0]["result"] if name != "origin"]:
-            log10_p = np.array([row["result"][mode] for row in found])
-            share, low, high = two_way_interval(log10_p <= -2, seed=0)
+            log10_p = np.array([row["result"][mode] for row in found], dtype=np.float64)
+            tried = np.isfinite(log10_p)
+            share, low, high = two_way_interval(np.where(tried, log10_p <= -2, np.nan), seed=0)
             rows.append(
                 (
                     scheme,
                     mode,
                     "{} x {}".format(*log10_p.shape),
+                    f"{tried.sum():,}",
                     f"{share:.2e}",
                     f"[{low:.1e}, {high:.1e}]",
-                    f"{log10_p.min():.1f}",
+                    f"{np.nanmin(log10_p):.1f}",
                 )
             )
-    head = ("mark", "mode", "students x corpora", "share with p <= 1e-2", "95%, two-way bootstrap", "smallest log10 p")
+    head = (
+        "mark", "mode", "students x corpora", "of these tried", "share with p <= 1e-2", "95%, two-way bootstrap",
+        "smallest log10 p",
+    )  # fmt: skip
     return table("V1b: innocent students, the true keys of corpora that they never saw", head, rows)
 
 
@@ -176,19 +182,29 @@ def _tokens(n: float | None, most: float) -> str:
 
 
 def anytime(out: Path) -> str:
-    rows = []
-    for group, found in results(out, "marked").items():
-        audits = [audit for row in found for audit in row["result"]["anytime"]]
-        fixed = _fixed_n(audits)
-        queries = [audit["stopped"] or audit["queries"] for audit in audits]
-        stopped = sum(audit["stopped"] is not None for audit in audits)
-        mean = float(np.mean(queries))
-        ratio = "" if fixed is None else f"{mean / fixed:.2f}"
-        rows.append(
-            (group, len(audits), f"{stopped / len(audits):.0%}", f"{mean:.0f}", fixed or "more than asked", ratio)
-        )
-    head = ("mark, share marked", "audits", "stopped", "mean queries", f"fixed n for power {FIXED_POWER:.0%}", "ratio")
-    return table("Early stops at alpha 1e-3 on guilty students, closed mode", head, rows)
+    rows = [_stopped(group, found) for group, found in results(out, "marked").items()]
+    title = "Early stops at alpha 1e-3 on guilty students, closed mode"
+    return table(title, ("mark, share marked", *_STOPPED), rows)
+
+
+def anytime_twins(out: Path) -> str:
+    groups = results(out, "twins").items()
+    rows = [_stopped(group, found) for group, found in groups if all("anytime" in row["result"] for row in found)]
+    title = "Early stops at alpha 1e-3, twins with all three controls; a query is a pair"
+    return table(title, ("student", *_STOPPED), rows)
+
+
+_STOPPED = ("audits", "stopped", "mean queries", f"fixed n for power {FIXED_POWER:.0%}", "ratio")
+
+
+def _stopped(group: str, found: Sequence[dict[str, Any]]) -> tuple[object, ...]:
+    audits = [audit for row in found for audit in row["result"]["anytime"]]
+    fixed = _fixed_n(audits)
+    queries = [audit["stopped"] or audit["queries"] for audit in audits]
+    stopped = sum(audit["stopped"] is not None for audit in audits)
+    mean = float(np.mean(queries))
+    ratio = "" if fixed is None else f"{mean / fixed:.2f}"
+    return group, len(audits), f"{stopped / len(audits):.0%}", f"{mean:.0f}", fixed or "more than asked", ratio
 
 
 def _fixed_n(audits: Sequence[dict[str, Any]]) -> int | None:
@@ -203,7 +219,7 @@ def t2_power(out: Path) -> str:
     rows = []
     for group, found in results(out, "twins").items():
         for score, counts in found[0]["result"].items():
-            if score.endswith(LEDGERS) or not counts or "other" in group:
+            if score.endswith(LEDGERS) or score == "anytime" or not counts or "other" in group:
                 continue
             cells = []
             for n in counts:
@@ -327,14 +343,15 @@ def _draw(out: Path) -> None:
             lines = {name: curve(found, mode) for name, found in own.items()}
             _save(out / f"t1_{mode}_{share.rstrip('%')}.svg", chart, lines)
     for group, found in results(out, "twins").items():
-        scores = [name for name, counts in found[0]["result"].items() if counts and not name.endswith(LEDGERS)]
+        kept = found[0]["result"].items()
+        scores = [name for name, counts in kept if counts and name != "anytime" and not name.endswith(LEDGERS)]
         if "other" not in group and scores:
             chart = Chart(f"T2, students of {group}", "pairs", "log10 p, weaker quartile", WANTED, floor=-80.0)
             _save(out / f"t2_{_file(group)}.svg", chart, {name: curve(found, name) for name in scores})
     models = results(out, "null_models")
     for scheme, found in models.items():
         modes = [name for name in found[0]["result"] if name != "origin"]
-        lines = {_short(mode): _cumulative(np.array([row["result"][mode] for row in found])) for mode in modes}
+        lines = {_short(mode): _cumulative(_tried(found, mode)) for mode in modes}
         lines = {"exact": [(10.0**-x, 10.0**-x) for x in (3.0, 0.0)], **lines}
         chart = Chart(f"V1b, {scheme}: innocent students under true keys", "1e6 x p", "share at or below", log_y=True)
         lines = {name: [(x * 1e6, y) for x, y in points] for name, points in lines.items()}
@@ -347,6 +364,11 @@ def _file(group: str) -> str:
 
 def _short(mode: str) -> str:
     return mode.replace(", marked text given", ", marked *").replace(", no mark near", "").split(":")[0]
+
+
+def _tried(found: Sequence[dict[str, Any]], mode: str) -> Any:
+    values = np.array([row["result"][mode] for row in found], dtype=np.float64)
+    return values[np.isfinite(values)]
 
 
 def _cumulative(log10_p: Any) -> Points:

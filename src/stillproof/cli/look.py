@@ -83,6 +83,10 @@ def play_demo(
     second_act: Annotated[
         bool, typer.Option("--second-act/--no-second-act", help="Afterwards distil SmolLM2 in small, in OUT/distil.")
     ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0.1, help="Cut the second act so that all ends within these; says what was cut."),
+    ] = None,
     if_exists: IfExists = "fail",
     as_json: AsJson = False,
 ) -> None:
@@ -92,16 +96,21 @@ def play_demo(
     """
 
     def work() -> Result:
+        import time
+
         from stillproof import demo
         from stillproof.progress import renderer
 
+        started = time.monotonic()
         for name, value in demo.plan(size).items():
             typer.echo(f"plan: {name.replace('_', ' ')}: {value}", err=True)
         with renderer() as on_event:
             result = demo.run(out, size, if_exists, on_event)
             typer.echo(f"report: {result['report']}", err=True)
             if second_act:
-                result = {**result, "second_act": demo.distil(out / "distil", if_exists, on_event)}
+                left_s = None if minutes is None else max(0.0, 60 * minutes - (time.monotonic() - started))
+                played = demo.distil(out / "distil", if_exists, on_event, budget_s=left_s)
+                result = {**result, "second_act": played}
         # For people the short version: the whole is in the report and in result.json.
         return result if as_json else demo.brief(result)
 

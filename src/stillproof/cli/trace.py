@@ -9,7 +9,16 @@ import typer
 
 from stillproof.cli.answering import Result, answer
 from stillproof.cli.options import AsJson, examples, group
-from stillproof.cli.trace_work import Asked, agreement_of, outputs_of, plan_of_coins, plan_of_radioactivity, replay_of
+from stillproof.cli.trace_work import (
+    Asked,
+    Controls,
+    agreement_of,
+    candidates_of,
+    outputs_of,
+    plan_of_coins,
+    plan_of_radioactivity,
+    replay_of,
+)
 
 if TYPE_CHECKING:
     from stillproof.finding import Decision
@@ -96,8 +105,12 @@ def _plan(
         typer.Option("--accounts", metavar="all|FILE", help="Also test accounts, each, with Holm; pseudonyms in FILE."),
     ] = None,
     score: Annotated[
-        Literal["logprobs", "text"], typer.Option("--score", help="twins: the suspect reads both, or answers itself.")
+        Literal["logprobs", "text", "continuation"],
+        typer.Option("--score", help="twins: the suspect reads both, answers itself, or goes on from beginnings."),
     ] = "logprobs",
+    places: Annotated[
+        int, typer.Option("--places", min=10, help="twins by continuation: calls at most, where the control is torn.")
+    ] = 5_000,
     control: Annotated[
         list[str] | None,
         typer.Option(
@@ -168,7 +181,29 @@ def _plan(
             score=score if test == "twins" else "logprobs",
             accounts=() if accounts == "all" else _accounts_of(accounts),
         )
-        return plan_of_coins(test, key, (served, ledger), prompts, out, choices=coined, controls=control or ())
+        read = Controls(tuple(control or ()), places)
+        return plan_of_coins(test, key, (served, ledger), prompts, out, choices=coined, controls=read)
+
+    answer(work, as_json)
+
+
+@trace_app.command(
+    "candidates",
+    epilog=examples(
+        "stillproof trace candidates --key keys/coins.v1.key --served served --ledger ledger --out both.jsonl"
+    ),
+)
+def _candidates(
+    key: KeyFile,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The .jsonl to write; it holds sealed answers.")],
+    served: Store = None,
+    ledger: LedgerFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write both candidates of all twins, to train a control model on."""
+
+    def work() -> Result:
+        return candidates_of(key, (served, ledger), out)
 
     answer(work, as_json)
 

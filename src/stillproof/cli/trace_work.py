@@ -11,12 +11,12 @@ import typer
 from stillproof.cli.answering import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stillproof.config import TeacherConfig
     from stillproof.finding import Finding
     from stillproof.trace.auditing import AuditLimits
-    from stillproof.trace.coin_plan import CoinChoices, CoinPlan, Control
+    from stillproof.trace.coin_plan import CoinChoices, CoinPlan, Control, Places
     from stillproof.trace.plan import Choices
     from stillproof.trace.sealing import Sealed
     from stillproof.trace.served import Served
@@ -32,6 +32,15 @@ class Asked:
     tokenizer: str | None
     served: Path | None
     ledger: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Models of the owner's that read the twins before a plan is fixed."""
+
+    models: tuple[str, ...] = ()
+    places: int = 5_000
+    """By continuation: how many places the model chooses."""
 
 
 def plan_of_radioactivity(
@@ -73,9 +82,9 @@ def plan_of_coins(
     out: Path,
     *,
     choices: CoinChoices,
-    controls: Sequence[str] = (),
+    controls: Controls,
 ) -> Result:
-    """`served_in`: the store and the ledger. `controls`: models that read the twins."""
+    """`served_in`: the store and the ledger."""
     from stillproof.errors import ConfigError
     from stillproof.serve.custody import read_opening
     from stillproof.trace.coin_plan import read_probes, write_coin_plan
@@ -88,8 +97,11 @@ def plan_of_coins(
     opening = read_opening(key)
     served = read_served(store, ledger, test, opening)
     probes = () if prompts is None else read_probes(prompts)
-    read = [_control(model, served) for model in controls]
-    made, plan_id = write_coin_plan(out, test, served, opening, choices, prompts=probes, controls=read)
+    if choices.score == "continuation":
+        read, places = (), _places(controls, served)
+    else:
+        read, places = tuple(_control(model, served) for model in controls.models), None
+    made, plan_id = write_coin_plan(out, test, served, opening, choices, prompts=probes, controls=read, places=places)
     return {
         "plan": str(out),
         "plan_id": plan_id,
@@ -100,13 +112,23 @@ def plan_of_coins(
         "twins": len(made.ids) or None,
         "cards": made.n_cards or None,
         "left_out": served.left_out,
-        "controls": [control.model for control in made.controls],
+        "controls": [*(control.model for control in made.controls), *(made.places.models if made.places else ())],
         "accounts": None if made.accounts is None else len(made.accounts),
         "calls": len(made.requests(plan_id, served)),
         "alpha": made.alpha,
         "stopping": made.stopping,
         "made": made.made.isoformat(),
     }
+
+
+def candidates_of(key: Path, served_in: tuple[Path | None, Path | None], out: Path) -> Result:
+    """`served_in`: the store and the ledger."""
+    from stillproof.serve.custody import read_opening
+    from stillproof.trace.control import write_candidates
+    from stillproof.trace.served import read_served
+
+    served = read_served(*_both(*served_in), "twins", read_opening(key))
+    return {"file": str(out), "twins": len(served.twins), "examples": write_candidates(served, out)}
 
 
 def _control(model: str, served: Served) -> Control:
@@ -120,6 +142,30 @@ def _control(model: str, served: Served) -> Control:
         return read_control(reader, served)
 
 
+def _places(controls: Controls, served: Served) -> Places:
+    from contextlib import closing
+
+    from stillproof.errors import ConfigError
+    from stillproof.trace.continuing import LocalContinuer, open_continuer
+    from stillproof.trace.control import read_places
+    from stillproof.trace.suspect import suspect_config
+
+    if not controls.models:
+        remedy = "best imitators: the open model that the suspect may have begun from, after both candidates"
+        raise ConfigError("a continuation needs control models that choose the places", "--control", remedy)
+
+    def opened() -> Iterator[LocalContinuer]:
+        # One after another: each is weights in memory.
+        for model in controls.models:
+            with closing(open_continuer(suspect_config(model))) as control:
+                if not isinstance(control, LocalContinuer):
+                    remedy = "name a folder or a GGUF file"
+                    raise ConfigError("places are chosen by weights on this machine", "--control", remedy)
+                yield control
+
+    return read_places(opened(), served, controls.places)
+
+
 def outputs_of(config: TeacherConfig, asked: Asked, limits: AuditLimits, test: str | None) -> Result:
     from stillproof.errors import BusyError, MismatchError
     from stillproof.progress import renderer
@@ -127,6 +173,7 @@ def outputs_of(config: TeacherConfig, asked: Asked, limits: AuditLimits, test: s
     from stillproof.trace.auditing import AuditFiles, audit_outputs
     from stillproof.trace.coin_audit import CoinFiles, audit_coins
     from stillproof.trace.coin_plan import CoinPlan, read_any_plan
+    from stillproof.trace.continuing import open_continuer
     from stillproof.trace.reading import open_reader
     from stillproof.trace.unfinished import unfinished
 
@@ -135,6 +182,8 @@ def outputs_of(config: TeacherConfig, asked: Asked, limits: AuditLimits, test: s
         raise MismatchError(f"the plan is of {plan.test}, not of {test}", str(asked.plan), "leave out --test")
 
     def suspect(of: CoinPlan) -> Teacher:
+        if of.places is not None:
+            return open_continuer(config)
         return open_reader(config) if of.test == "twins" and of.score == "logprobs" else open_teacher(config)
 
     try:

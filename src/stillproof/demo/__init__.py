@@ -2,7 +2,7 @@
 
 plan(size)               what it takes, before anything is made
 run(out, size, ...)      serve, guard, distill, trace, report; resumable
-distil(out, ...)         the second act: SmolLM2 distilled twice
+distil(out, ...)         the second act: SmolLM2 distilled twice, cut to a time where one is given
 brief(result)            the result in a dozen lines
 
 sizes.py          small, laptop; the numbers of a performance
@@ -16,6 +16,8 @@ tracing.py        audits, weights, lineage
 story.py          the stages in order
 page.py           the report
 distillation.py   the second act
+budget.py         how much of it fits into a given time
+speed.py          how fast this machine reads and trains
 """
 
 from __future__ import annotations
@@ -49,15 +51,20 @@ def run(
     return play(_size(size), out, if_exists, on_event)
 
 
-def distil(out: Path, if_exists: IfExists = "fail", on_event: OnEvent = ignore) -> dict[str, Any]:
-    """The second act in `out`: SmolLM2 distilled from its soft targets, and once more through an endpoint."""
+def distil(
+    out: Path, if_exists: IfExists = "fail", on_event: OnEvent = ignore, *, budget_s: float | None = None
+) -> dict[str, Any]:
+    """The second act in `out`: SmolLM2 distilled from its soft targets, and once more through an endpoint.
+
+    `budget_s`: it is cut to what fits, and says so in `budget`.
+    """
     from stillproof.demo.distillation import run as distilled
 
-    return distilled(out, if_exists, on_event)
+    return distilled(out, if_exists, on_event, budget_s=budget_s)
 
 
 def brief(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result in a dozen lines; `second_act` whole, where it was played."""
+    """The result in a dozen lines; `second_act` whole, where it was played, but for how its cuts were found."""
     from stillproof.report.text import number
 
     kept = ("size", "campaign_found", "honest_flagged", "grant_flagged", "bundle_replayed", "duration_s", "peak_rss_mb")
@@ -67,7 +74,8 @@ def brief(result: Mapping[str, Any]) -> dict[str, Any]:
         best = number(tests["best_log10_p_adjusted"])
         told[name] = f"best log10 p after Holm {best}; found by {', '.join(found) or 'no test'}"
     if "second_act" in result:
-        told["second_act"] = result["second_act"]
+        budget = {key: result["second_act"]["budget"][key] for key in ("given_s", "cut")}
+        told["second_act"] = {**result["second_act"], "budget": budget}
     return {**told, "report": result["report"], "gate": result["gate"]}
 
 

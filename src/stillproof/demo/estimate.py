@@ -19,6 +19,8 @@ _SPEED = {"tiny": (2_700.0, 7_000.0), "smollm2": (475.0, 950.0)}
 _SYNC_S = 0.004
 """A write that must be on the disk before the next; many disks are faster."""
 _WRITES_A_CALL = 5
+_CONTROLS = 2
+"""Models of the owner that read the twins as the three students do."""
 _GUARD_S = 25.0
 _DECOY_PAIRS_A_S = 20e6
 _DECOYS = 10_000
@@ -36,7 +38,7 @@ def estimate(size: Size) -> dict[str, Any]:
     if size.teacher == "tiny":
         trained += (PROMPT_TOKENS + 70) * (size.tiny.teacher_texts + size.tiny.start_texts)
     asked = 3 * (audit.prompts + audit.card_prompts)
-    read = 3 * 2 * round(served * size.twins)
+    read = (3 + _CONTROLS) * 2 * round(served * size.twins)
     generate_speed, train_speed = _SPEED[size.teacher]
     decoys_s = 4 * audit.prompts * audit.tokens * _DECOYS / _DECOY_PAIRS_A_S
     seconds = (
@@ -53,7 +55,7 @@ def estimate(size: Size) -> dict[str, Any]:
         "tokens_generated": generated + asked * audit.tokens,
         "tokens_trained": trained,
         "calls_to_suspects": asked,
-        "texts_read_by_suspects": read,
+        "texts_read": read,
         "usd": 0.0,
         "minutes": round(seconds / 60, 1),
         "network": "none",

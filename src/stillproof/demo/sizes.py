@@ -84,6 +84,21 @@ class Size:
     """Prompts on which retention is measured."""
 
 
+TINY = Size(
+    "tiny",
+    "tiny",
+    tiny=Tiny(1024, Shape(64, 2, 2), Shape(64, 2, 2), 1200, 500),
+    crowd=Crowd(14, 120, 0.25, 40, 4.0, 6.0, 5.0, 50.0),
+    audit=Audit(60, 40, 24),
+    answer_tokens=24,
+    twins=1.0,
+    epochs=2,
+    learning_rate=3e-3,
+    rows_per_step=2,
+    heldout=24,
+)
+"""The loop as tests and `bench/demo/seeds.py` play it: no size of the command."""
+
 SIZES = {
     "small": Size("small", "tiny"),
     "laptop": Size("laptop", "smollm2", batch=64, epochs=2, learning_rate=3e-4),

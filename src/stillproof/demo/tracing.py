@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from stillproof.demo.sizes import Size
     from stillproof.finding import Finding
     from stillproof.teacher import Teacher
-    from stillproof.trace.coin_plan import CoinPlan
+    from stillproof.trace.coin_plan import CoinPlan, Control
+    from stillproof.trace.served import Served
 
 Test = Literal["radioactivity", "twins", "cards"]
 TESTS: tuple[Test, ...] = get_args(Test)
@@ -73,12 +74,30 @@ def plan(size: Size, out: Path, on_event: OnEvent = ignore) -> dict[str, Any]:
             texts = prose.prompts(chatter.rng("probes"), given.card_prompts)
             probes = tuple(ProbePrompt(prompt=text, scope="") for text in texts)
         chosen = CoinChoices(seed=size.seed, max_tokens=given.tokens, accounts=())
-        write_coin_plan(bench.plan(test), test, served, opening, chosen, prompts=probes)
+        controls = _controls(size, out, served) if test == "twins" else ()
+        write_coin_plan(bench.plan(test), test, served, opening, chosen, prompts=probes, controls=controls)
     for test in TESTS:
         from hashlib import sha256
 
         ids[test] = sha256(bench.plan(test).read_bytes()).hexdigest()
     return {"plan_ids": ids}
+
+
+def _controls(size: Size, out: Path, served: Served) -> tuple[Control, ...]:
+    """What the owner's own model makes of the twins, and the open model that a suspect may have begun from.
+
+    Neither learned from anything that was served: they know how usual each candidate is, and of no coin.
+    """
+    from contextlib import closing
+
+    from stillproof.trace.control import read_control
+    from stillproof.trace.reading import open_reader
+
+    found: list[Control] = []
+    for folder in (HOUSE, START):
+        with closing(open_reader(_asked(size, out / folder))) as reader:
+            found.append(read_control(reader, served))
+    return tuple(found)
 
 
 def audit(size: Size, out: Path, name: str, test: Test, on_event: OnEvent = ignore) -> dict[str, Any]:
@@ -117,9 +136,13 @@ def _reader(size: Size, out: Path, name: str, plan_of: CoinPlan) -> Teacher:
 
 
 def _config(size: Size, out: Path, name: str) -> Any:
+    return _asked(size, Classroom(out).student(name))
+
+
+def _asked(size: Size, folder: Path) -> Any:
     from stillproof.trace.suspect import suspect_config
 
-    config = suspect_config(str(Classroom(out).student(name)))
+    config = suspect_config(str(folder))
     return config.model_copy(update={"batch_size": min(size.batch, 64)})
 
 

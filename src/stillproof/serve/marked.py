@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stillproof.errors import ConfigError
 from stillproof.exchange import sha256_of
@@ -45,8 +46,8 @@ class MarkedTeacher(LocalTeacher):
         key, share = self._key, self._key.scheme.account_share
         seeds = [self._seed_of(prompt.request) for prompt in prompts]
         rows = zip(seeds, prompts, strict=True)
-        markers = [Marker(key, _random(seed, prompt), temperature=rule.temperature) for seed, prompt in rows]
-        accounts = [[prompt.request.account or ANONYMOUS] if share else None for prompt in prompts]
+        marker = Marker(key, _Rows([_random(seed, prompt) for seed, prompt in rows]), temperature=rule.temperature)
+        accounts = [prompt.request.account or ANONYMOUS for prompt in prompts] if share else None
         used: list[set[int]] = [set() for _ in prompts]
         longest = max(len(prompt.ids) for prompt in prompts)
 
@@ -54,11 +55,7 @@ class MarkedTeacher(LocalTeacher):
             def choose(self, input_ids: torch.Tensor, logits: torch.Tensor, step: int) -> torch.Tensor:
                 allowed = kept(logits, rule).cpu().numpy()
                 answers = input_ids[:, longest:].tolist()
-                ids = [
-                    int(marker.step(allowed[i : i + 1], [answers[i]], [used[i]], accounts[i])[0])
-                    for i, marker in enumerate(markers)
-                ]
-                return input_ids.new_tensor(ids)
+                return input_ids.new_tensor(marker.step(allowed, answers, used, accounts))
 
         return Marked(rule, u, sampling.top_logprobs or 0)
 
@@ -72,6 +69,16 @@ def open_marked(config: TeacherConfig, key: MarkKey, *, seed: int = 0) -> Marked
             "serve weights or a GGUF file, or prove with --twins and --cards, which need the text alone",
         )
     return MarkedTeacher(open_local(config, seed=seed), key, batch_size=config.batch_size, seed=seed)
+
+
+class _Rows:
+    """Uniforms of a batch of which each row has random numbers of its own."""
+
+    def __init__(self, rows: Sequence[np.random.Generator]) -> None:
+        self._rows = rows
+
+    def random(self, size: tuple[int, int], /) -> NDArray[np.float64]:
+        return np.stack([row.random(size[0]) for row in self._rows], axis=1)
 
 
 def _random(seed: int, prompt: Any) -> np.random.Generator:

@@ -53,7 +53,10 @@ _CODE = (
     "finding.py",
     "canary.py",
     "data/forms.toml",
-    *(f"trace/{name}.py" for name in ("twins", "cards", "pairs", "flips", "served", "coin_plan", "coin_verdict")),
+    *(
+        f"trace/{name}.py"
+        for name in ("twins", "cards", "pairs", "places", "flips", "served", "coin_plan", "coin_verdict")
+    ),
     *(f"serve/{name}.py" for name in ("twins", "ledger", "custody")),
     *(f"stats/{name}.py" for name in ("intervals", "p_values")),
 )

@@ -27,8 +27,16 @@ from stillproof.trace.plan import PLAN_FORMAT, Asking, Digest, Plan, Stopping, p
 from stillproof.trace.served import CoinTest, Served
 from stillproof.trace.twins import TwinSettings
 
-Score = Literal["logprobs", "text"]
-SCORES: dict[Score, str] = {"logprobs": "mean log-probability", "text": "likeness of the suspect's own answer"}
+Score = Literal["logprobs", "text", "continuation"]
+SCORES: dict[Score, str] = {
+    "logprobs": "mean log-probability",
+    "text": "likeness of the suspect's own answer",
+    "continuation": "words said at places where a control model was torn",
+}
+
+
+NEXT_TOKENS = 4
+"""What a suspect says at a place, at most: its tokens may be shorter than those of the control."""
 
 
 class ProbePrompt(Section):
@@ -47,6 +55,25 @@ class Control(Section):
     """Of its identity."""
     scores: tuple[tuple[float | None, float | None], ...]
     """In the order of the plan's ids; None where it could not read one."""
+
+
+class PlannedPlace(Section):
+    """`places.Place`, as a plan keeps it."""
+
+    twin: Annotated[int, Field(ge=0)]
+    side: Literal[0, 1]
+    start: Annotated[int, Field(ge=0)]
+    text: Annotated[str, Field(min_length=1)]
+    expected: Annotated[float, Field(ge=0, le=1)]
+
+
+class Places(Section):
+    """Where words are asked for, and the models of the owner's that chose the places, without coins."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    digests: tuple[str, ...]
+    """Of their identities."""
+    at: tuple[PlannedPlace, ...]
 
 
 class CoinPlan(Section):
@@ -80,6 +107,8 @@ class CoinPlan(Section):
     batch: Annotated[int, Field(ge=1)]
     controls: tuple[Control, ...] = ()
     """twins: what is taken out of the suspect's scores (`twins.controlled`)."""
+    places: Places | None = None
+    """twins by continuation: one call each."""
 
     @model_validator(mode="after")
     def _is_sound(self) -> CoinPlan:
@@ -91,12 +120,18 @@ class CoinPlan(Section):
             raise ValueError("at temperature 0 all samples of a prompt are one: set samples to 1")
         if self.stopping == "anytime" and (self.test != "twins" or self.accounts is not None):
             raise ValueError("stopping: an anytime audit is of twins, and of no account by itself")
-        if self.score == "text" and self.test == "cards":
+        if self.score != "logprobs" and self.test == "cards":
             raise ValueError("score: cards are always read in the suspect's own text")
-        if self.controls and (self.test != "twins" or self.score != "logprobs" or self.stopping != "all"):
-            raise ValueError("controls: for twins by log-probabilities, all of which are asked")
+        if self.controls and (self.test != "twins" or self.score != "logprobs"):
+            raise ValueError("controls: for twins by log-probabilities")
         if any(len(control.scores) != len(self.ids) for control in self.controls):
             raise ValueError("controls: one pair of scores a twin")
+        if (self.score == "continuation") != (self.places is not None):
+            raise ValueError("places: of a continuation, and of nothing else")
+        if self.places is not None and (self.test != "twins" or self.stopping != "all" or self.asking.temperature > 0):
+            raise ValueError("places: for twins, all of which are asked, at temperature 0")
+        if self.places is not None and any(place.twin >= len(self.ids) for place in self.places.at):
+            raise ValueError("places: in twins of the plan")
         return self
 
     @property
@@ -116,7 +151,19 @@ class CoinPlan(Section):
             return self._answers(plan_id, asked)
         if self.score == "text":
             return self._answers(plan_id, [served.prompts[twin.id] for twin in served.twins])
+        if self.places is not None:
+            return self._continuations(plan_id, served, self.places.at)
         return reads(served, plan_id)
+
+    def _continuations(self, plan_id: str, served: Served, places: Sequence[PlannedPlace]) -> tuple[Request, ...]:
+        """The last message is how the answer begins, up to the place."""
+        asked: list[Request] = []
+        for number, place in enumerate(places):
+            twin = served.twins[place.twin]
+            begun = Message("assistant", twin.candidates[place.side].text[: place.start])
+            sampling = Sampling(temperature=0.0, max_tokens=self.asking.max_tokens)
+            asked.append(Request((*served.prompts[twin.id], begun), sampling, id=call_id(plan_id, number, 0)))
+        return tuple(asked)
 
     def _answers(self, plan_id: str, prompts: Sequence[tuple[Message, ...]]) -> tuple[Request, ...]:
         asking = self.asking
@@ -180,9 +227,11 @@ def write_coin_plan(
     *,
     prompts: Sequence[ProbePrompt] = (),
     controls: Sequence[Control] = (),
+    places: Places | None = None,
     made: datetime | None = None,
 ) -> tuple[CoinPlan, str]:
-    """Write a plan and give it with its id. `prompts`: of cards. `controls`: of twins. `made`: now, if left out.
+    """Write a plan and give it with its id. `prompts`: of cards. `controls`, `places`: of twins. `made`: now, if left
+    out.
 
     Raises OutputExistsError where something is there, ConfigError that names every value out of range, InputError for
     an account that no coin was tossed for, or prompts that no card has a scope for.
@@ -212,8 +261,8 @@ def write_coin_plan(
         prompts=tuple(prompts),
         asking=Asking.model_construct(
             samples=chosen.samples,
-            max_tokens=chosen.max_tokens,
-            temperature=chosen.temperature,
+            max_tokens=chosen.max_tokens if places is None else NEXT_TOKENS,
+            temperature=chosen.temperature if places is None else 0.0,
             system=chosen.system,
             top_logprobs=None,
         ),
@@ -224,6 +273,7 @@ def write_coin_plan(
         stopping=chosen.stopping,
         batch=chosen.batch,
         controls=tuple(controls),
+        places=places,
     )
     return write_new_plan(path, dump(plan).encode(), CoinPlan)
 

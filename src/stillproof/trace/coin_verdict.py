@@ -10,10 +10,18 @@ from dataclasses import dataclass, field, replace
 from stillproof.exchange import Exchange
 from stillproof.finding import Check, Finding, Run
 from stillproof.trace.cards import find_card_accounts, find_cards, preferences
-from stillproof.trace.coin_plan import CoinPlan, call_id, check_served
+from stillproof.trace.coin_plan import CoinPlan, PlannedPlace, call_id, check_served
 from stillproof.trace.pairs import likeness, mean_logprob
+from stillproof.trace.places import says
 from stillproof.trace.served import Served, probes_of, require_sound
-from stillproof.trace.twins import AnytimeTwins, Scores, controlled, find_served, find_served_accounts
+from stillproof.trace.twins import (
+    AnytimeTwins,
+    Scores,
+    controlled,
+    controlled_in_order,
+    find_served,
+    find_served_accounts,
+)
 from stillproof.trace.verdict import after_plan, without_number
 
 _ONE_ANSWER = 0.5
@@ -54,6 +62,8 @@ def judge_coins(plan: CoinPlan, plan_id: str, served: Served, answers: Mapping[s
 
 def scores_of(plan: CoinPlan, plan_id: str, served: Served, answers: Mapping[str, Exchange]) -> list[Scores]:
     """What the suspect makes of both candidates of each twin that was asked, the coins unseen."""
+    if plan.places is not None:
+        return _scores_at(plan.places.at, plan_id, served, answers)
     scores: list[Scores] = []
     for number, twin in enumerate(served.twins):
         if plan.score == "logprobs":
@@ -70,6 +80,23 @@ def scores_of(plan: CoinPlan, plan_id: str, served: Served, answers: Mapping[str
     return scores
 
 
+def _scores_at(
+    places: Sequence[PlannedPlace], plan_id: str, served: Served, answers: Mapping[str, Exchange]
+) -> list[Scores]:
+    """Hits less expected ones over a candidate's places. A twin without any is a tie, one with a place that was not
+    answered has no score."""
+    sums = [[0.0, 0.0] for _ in served.twins]
+    silent: set[int] = set()
+    for number, place in enumerate(places):
+        exchange = answers.get(call_id(plan_id, number, 0))
+        if exchange is None or not answered(exchange):
+            silent.add(place.twin)
+        else:
+            hit = says(exchange.response or "", place.text)
+            sums[place.twin][place.side] += hit - place.expected
+    return [(None, None) if i in silent else (first, second) for i, (first, second) in enumerate(sums)]
+
+
 class TwinWatch:
     """An anytime audit that looks at the answers so far, batch by batch."""
 
@@ -79,7 +106,7 @@ class TwinWatch:
 
     def add(self, answers: Mapping[str, Exchange]) -> bool:
         """Whether there is enough evidence in the answers so far."""
-        scores = scores_of(self._plan, self._plan_id, self._served, answers)
+        scores = _less_controls(self._plan, scores_of(self._plan, self._plan_id, self._served, answers))
         for twin, pair in zip(self._served.twins[self._done : len(scores)], scores[self._done :], strict=True):
             if self._audit.enough:
                 break
@@ -89,7 +116,7 @@ class TwinWatch:
 
 
 def _twins(plan: CoinPlan, served: Served, scores: Sequence[Scores], run: Run) -> Verdict:
-    twins = served.twins[: len(scores)]
+    twins, scores = served.twins[: len(scores)], _less_controls(plan, scores)
     if plan.stopping == "anytime":
         audit = AnytimeTwins(plan.twins, run)
         for twin, pair in zip(twins, scores, strict=True):
@@ -97,12 +124,17 @@ def _twins(plan: CoinPlan, served: Served, scores: Sequence[Scores], run: Run) -
                 break
             audit.add(twin, pair)
         return Verdict(audit.finding())
-    if plan.controls:
-        scores = controlled(scores, *(control.scores[: len(scores)] for control in plan.controls))
     accounts: list[Finding] = []
     if plan.accounts is not None:
         accounts = find_served_accounts(twins, scores, plan.twins, accounts=plan.accounts, run=run)
     return Verdict(find_served(twins, scores, plan.twins, run=run), tuple(accounts))
+
+
+def _less_controls(plan: CoinPlan, scores: Sequence[Scores]) -> Sequence[Scores]:
+    if not plan.controls:
+        return scores
+    less = controlled if plan.stopping == "all" else controlled_in_order
+    return less(scores, *(control.scores[: len(scores)] for control in plan.controls))
 
 
 def _cards(plan: CoinPlan, plan_id: str, served: Served, answers: Mapping[str, Exchange], run: Run) -> Verdict:
@@ -147,6 +179,13 @@ def _completed(
     ]
     if plan.test == "cards" and all(row.scope is not None for row in plan.prompts):
         further.append("no fake probes: a habit is compared with no habit, not with what the model does elsewhere")
+    if plan.controls or plan.places is not None:
+        what = (
+            "where words are asked for, and what is expected,"
+            if plan.places is not None
+            else "what control models expect"
+        )
+        further.append(f"{what} was made without the coins; who has the model that the plan names can make it again")
     failed = any(check.passed is False for check in checks)
 
     def one(finding: Finding) -> Finding:

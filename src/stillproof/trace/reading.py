@@ -74,7 +74,7 @@ class LocalReader:
         else:
             # A base model continues plain text, whatever the roles were.
             start = list(tokenizer("\n".join(message.content or "" for message in before))["input_ids"])
-        text = _sound(request.messages[-1].content)
+        text = sound(request.messages[-1].content)
         return start, list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _batch(self, order: Sequence[int], texts: Sequence[tuple[list[int], list[int]]]) -> list[int]:
@@ -133,7 +133,7 @@ class EndpointReader(OpenAITeacher):
 
     def _sent(self, request: Request, key: str, url: str, cost: Cost) -> Exchange:
         began = time.monotonic()
-        start, text = _plain(request.messages)
+        start, text = as_plain(request.messages)
         raw = self._clients[url].completions.with_raw_response.create(
             model=self.identity.model, prompt=start + text, echo=True, logprobs=1, max_tokens=1, temperature=1.0
         )
@@ -151,17 +151,17 @@ class EndpointReader(OpenAITeacher):
 
     def _refused(self, request: Request, url: str, error: Any, cost: Cost) -> Any:
         if int(error.status_code) == 404:
-            _cannot(url)
+            no_completions(url)
         return super()._refused(request, url, error, cost)
 
 
-def _cannot(url: str) -> NoReturn:
+def no_completions(url: str) -> NoReturn:
     raise MissingSignalError("the endpoint has no /completions to read a text with", url, _REMEDY)
 
 
-def _plain(messages: Sequence[Message]) -> tuple[str, str]:
-    start = "".join(f"{message.role}: {_sound(message.content)}\n" for message in messages[:-1])
-    return f"{start}assistant: ", _sound(messages[-1].content)
+def as_plain(messages: Sequence[Message]) -> tuple[str, str]:
+    start = "".join(f"{message.role}: {sound(message.content)}\n" for message in messages[:-1])
+    return f"{start}assistant: ", sound(messages[-1].content)
 
 
 def _echoed(raw: bytes, start: str, text: str) -> list[float] | None:
@@ -186,6 +186,6 @@ def _asked(request: Request, identity: Identity, detail: str) -> Exchange:
     return replace(exchange, provenance=Provenance("teacher", f"{detail} (read, not written)", teacher=identity.digest))
 
 
-def _sound(text: str | None) -> str:
+def sound(text: str | None) -> str:
     # A lone surrogate, which JSON can carry, is no text to a tokenizer.
     return (text or "").encode("utf-8", "replace").decode("utf-8")

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stillproof.errors import InputError
 from stillproof.finding import Check, Finding, Run, holm
@@ -104,11 +105,7 @@ def controlled(scores: Sequence[Scores], *controls: Sequence[Scores]) -> list[Sc
     nowhere, and exchanging two candidates exchanges their scores and leaves `b` as it is. A pair that somebody could
     not score is (None, None). Raises InputError for controls of other lengths, or none.
     """
-    if not controls or any(len(own) != len(scores) for own in controls):
-        raise InputError("controls do not fit the scores", remedy="give one pair of scores a twin for each control")
-    every = [scores, *controls]
-    whole = [i for i in range(len(scores)) if all(None not in own[i] for own in every)]
-    table = np.array([[own[i] for own in every] for i in whole], dtype=np.float64).reshape(-1, len(every), 2)
+    whole, table = _table(scores, controls)
     differences = table[..., 1] - table[..., 0]
     slopes = np.linalg.lstsq(differences[:, 1:], differences[:, 0], rcond=None)[0]
     left = table[:, 0] - np.einsum("ncs,c->ns", table[:, 1:], slopes)
@@ -116,6 +113,39 @@ def controlled(scores: Sequence[Scores], *controls: Sequence[Scores]) -> list[Sc
     for i, (first, second) in zip(whole, left.tolist(), strict=True):
         told[i] = (first, second)
     return told
+
+
+def controlled_in_order(scores: Sequence[Scores], *controls: Sequence[Scores]) -> list[Scores]:
+    """`controlled` for an audit that may stop early: `b` of each pair is fitted to the pairs before it alone.
+
+    So it is known before the pair's coin is, also where later candidates depend on earlier coins, and bets on signs
+    stay fair. The first pairs, of which nothing is known yet, are left as they are. H0, and errors, as `controlled`.
+    """
+    whole, table = _table(scores, controls)
+    differences = table[..., 1] - table[..., 0]
+    seen, hit = np.zeros((len(controls), len(controls))), np.zeros(len(controls))
+    told: list[Scores] = [(None, None)] * len(scores)
+    for place, i in enumerate(whole):
+        slopes = np.linalg.lstsq(seen, hit, rcond=None)[0] if place >= _FITTED else np.zeros(len(controls))
+        first, second = (table[place, 0] - slopes @ table[place, 1:]).tolist()
+        told[i] = (first, second)
+        seen += np.outer(differences[place, 1:], differences[place, 1:])
+        hit += differences[place, 1:] * differences[place, 0]
+    return told
+
+
+_FITTED = 10
+"""Pairs that a slope is fitted to, at least."""
+
+
+def _table(scores: Sequence[Scores], controls: Sequence[Sequence[Scores]]) -> tuple[list[int], NDArray[np.float64]]:
+    """Which pairs everybody scored, and their scores [pairs, 1 + controls, 2]."""
+    if not controls or any(len(own) != len(scores) for own in controls):
+        raise InputError("controls do not fit the scores", remedy="give one pair of scores a twin for each control")
+    every = [scores, *controls]
+    whole = [i for i in range(len(scores)) if all(None not in own[i] for own in every)]
+    table = np.array([[own[i] for own in every] for i in whole], dtype=np.float64)
+    return whole, table.reshape(-1, len(every), 2)
 
 
 class AnytimeTwins:

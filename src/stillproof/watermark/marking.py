@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,14 @@ Ids = NDArray[np.int64]
 Reals = NDArray[np.float64]
 _Given = tuple[Sequence[str] | None, Reals]
 """Accounts, and the uniforms of a step."""
+
+
+class Uniforms(Protocol):
+    """What a Marker draws from: a numpy Generator, or one for each row of a batch."""
+
+    def random(self, size: tuple[int, int], /) -> Reals:
+        """Uniforms in [0, 1), of shape [3, batch]."""
+        ...
 
 
 def green_bias(lanes: Lanes, windows: NDArray[np.uint64], candidates: Ids, scheme: Scheme) -> Reals:
@@ -81,7 +90,7 @@ class Marker:
     token outside the candidates is served. One request at a time goes a way of its own, without numpy's cost of a call.
     """
 
-    def __init__(self, key: MarkKey, rng: np.random.Generator, *, temperature: float = 1.0) -> None:
+    def __init__(self, key: MarkKey, rng: Uniforms, *, temperature: float = 1.0) -> None:
         """`rng` draws what the key does not decide. Raises ConfigError for a temperature of 0 or less: there is
         nothing to choose, and so nothing to mark."""
         if not temperature > 0:
