@@ -1,6 +1,7 @@
 """How many exchanges a second `guard` takes from a log to measured clusters, for logs of several sizes.
 
-    python bench/guard/throughput.py [SIZE ...] [--worlds FOLDER] [--step-h H] [--engine duckdb|spark] [--json FILE]
+    python bench/guard/throughput.py [SIZE ...] [--worlds FOLDER] [--step-h H] [--engine duckdb|spark] [--copies N]
+                                          [--json FILE]
 
 Sizes are exchanges, 1e5 and 1e6 unless given. For each a null world of about that size is composed (a world that is in
 FOLDER already is used again; without --worlds all goes to a temporary folder), then the log is sketched from Parquet,
@@ -13,6 +14,9 @@ linked look by look, frozen and measured by `scanning.measure_log`, in a process
     per_s_2_cores             what 2 cores that do nothing else would do at that CPU time, if nothing had to wait
     looks, look_ms            looks for new clusters, and median wall time of one: edges, pairs and linking
     peak_gb                   largest resident set of the scanning process, plus that of its largest worker times two
+
+--copies N measures compact rows: the world is sketched first, not counted in the time, and N - 1 copies of its sketches
+stand beside them, each with fingerprints, units and ids of its own, so that N worlds of the size are scanned as one.
 
 Other work on the machine makes wall times longer; CPU time hardly moves with it.
 """
@@ -63,7 +67,56 @@ def characters(folder: Path) -> str:
     return f"{total[0] / n:.0f}+{(total[1] + total[2]) / n:.0f}"
 
 
-def measure(folder: Path, out: Path, step_h: float, engine: str) -> dict[str, Any]:
+def copied(pieces: list[Path], copies: int) -> None:
+    """Beside every piece of a sketch `copies` - 1 others, whose 64-bit words are all changed alike: who shares what
+    with whom within a copy stays as it was, and copies share nothing."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.parquet as pq
+
+    # Its functions are made at run time, and no checker sees them.
+    pc: Any = pyarrow.compute
+    masks = np.random.Generator(np.random.Philox(11)).integers(1, 2**64, copies, np.uint64, endpoint=False)
+    for piece in pieces:
+        about = {k: v for k, v in (pq.read_metadata(piece).metadata or {}).items() if k != b"ARROW:schema"}
+        table = pq.read_table(piece)
+        for copy in range(1, copies):
+            mask = pa.scalar(int(masks[copy]), pa.uint64())
+            columns = []
+            for field, column in zip(table.schema, table.columns, strict=True):
+                whole = column.combine_chunks()
+                if field.name == "id":
+                    whole = pc.binary_join_element_wise(whole, str(copy), "-")
+                elif field.type == pa.uint64():
+                    # 0 stands for what is not there.
+                    whole = pc.if_else(pc.equal(whole, pa.scalar(0, pa.uint64())), whole, pc.bit_wise_xor(whole, mask))
+                elif field.name == "shingles":
+                    words = pc.bit_wise_xor(whole.flatten(), mask)
+                    whole = pa.FixedSizeListArray.from_arrays(words, type=field.type)
+                columns.append(whole)
+            made = pa.Table.from_arrays(columns, schema=table.schema.with_metadata(about))
+            pq.write_table(made, piece.with_name(f"{piece.stem}-{copy}.parquet"), compression="zstd")
+
+
+def compact(folder: Path, out: Path, copies: int) -> Path:
+    """A folder without text, and in `out` the sketches of `copies` worlds like that of `folder`."""
+    from stillproof.guard.scanning import sketches_of
+
+    pieces, _ = sketches_of(folder, out)
+    copied(pieces, copies)
+    bare = out / "bare"
+    bare.mkdir()
+    return bare
+
+
+def spent_s() -> float:
+    """CPU seconds of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def measure(folder: Path, out: Path, step_h: float, engine: str, copies: int) -> dict[str, Any]:
     """One scan up to measured clusters, in this process."""
     from stillproof.guard.scanning import ScanSettings, measure_log
     from stillproof.progress import Event
@@ -73,19 +126,23 @@ def measure(folder: Path, out: Path, step_h: float, engine: str) -> dict[str, An
     def note(event: Event) -> None:
         marks.setdefault(event.stage, []).append(time.perf_counter())
 
+    text = folder
+    if copies > 1:
+        folder = compact(folder, out, copies)
     start = time.perf_counter()
+    before_s = spent_s()
     measured, _ = measure_log(folder, ScanSettings(out=out, step_h=step_h, engine=engine), note)
     wall_s = time.perf_counter() - start
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu_s = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    cpu_s = spent_s() - before_s
     unit = 1 if sys.platform == "darwin" else 1024
     looks = marks.get("link", [])
     between = sorted(after - before for before, after in pairwise(looks))
-    sketch_s = marks["sketch"][-1] - start
+    sketch_s = marks["sketch"][-1] - start if "sketch" in marks else 0.0
     n = measured.n_exchanges
     return {
         "exchanges": n,
-        "characters": characters(folder),
+        "characters": characters(text) if copies == 1 else "none",
         "clusters": len(measured.frozen),
         "wall_s": round(wall_s, 1),
         "per_s": round(n / wall_s),
@@ -99,9 +156,10 @@ def measure(folder: Path, out: Path, step_h: float, engine: str) -> dict[str, An
     }
 
 
-def in_a_process(folder: Path, out: Path, step_h: float, engine: str) -> dict[str, Any]:
+def in_a_process(folder: Path, out: Path, step_h: float, engine: str, copies: int) -> dict[str, Any]:
     """`measure` in a process of its own, so that its memory and CPU time are those of one scan."""
     given = [str(folder), "--one", str(out), "--step-h", str(step_h), "--engine", engine]
+    given += ["--copies", str(copies)]
     answer = subprocess.run([sys.executable, __file__, *given], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(answer.stdout.splitlines()[-1])
 
@@ -118,11 +176,12 @@ def main() -> None:
     parser.add_argument("--worlds", type=Path)
     parser.add_argument("--step-h", type=float, default=24.0)
     parser.add_argument("--engine", default="duckdb")
+    parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(Path(given.sizes[0]), given.one, given.step_h, given.engine)))
+        print(json.dumps(measure(Path(given.sizes[0]), given.one, given.step_h, given.engine, given.copies)))
         return
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -130,7 +189,7 @@ def main() -> None:
             folder = (given.worlds or Path(scratch)) / f"null-{float(size):.0e}"
             compose_null(folder, int(float(size)))
             out = Path(scratch) / "scan"
-            rows.append(in_a_process(folder, out, given.step_h, given.engine))
+            rows.append(in_a_process(folder, out, given.step_h, given.engine, given.copies))
             shutil.rmtree(out)
             print(table(rows), flush=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
