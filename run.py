@@ -109,7 +109,9 @@ def calibrate(words: Sequence[str]) -> int:
         ["bench.demo.seeds"],
         ["bench.trace.run", "calibrate", *words],
     ]
-    return max(run([python(), "-m", *step], environment) for step in steps)
+    codes = [run([python(), "-m", *step], environment) for step in steps]
+    # A step that a signal ended has a code below 0.
+    return next((code for code in codes if code), 0)
 
 
 def check(words: Sequence[str]) -> int:

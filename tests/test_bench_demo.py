@@ -65,7 +65,7 @@ def told(student_kl: float = 1.5, tokens: int = 40_960) -> dict[str, Any]:
     tests = {test: {"log10_p": -1.5, "log10_p_adjusted": -0.5} for test in page.TESTS}
     found = {**tests, "radioactivity": {"log10_p": -110.2, "log10_p_adjusted": -109.2}, "best_log10_p_adjusted": -109.2}
     recipe = {"tokens": 40_960, "heldout_tokens": 6_144, "taught": 700, "messages": 600, "answers": 150}
-    parts = {part: {"amounts": {**recipe, "tokens": tokens}} for part in page.PARTS}
+    parts = {part: {"amounts": {**recipe, "tokens": tokens}} for part in page.READ_BY}
     kl = {"kl_student_nats": student_kl, "kl_control_nats": 2.0, "kl_init_nats": 7.0}
     exact = {f"exact_match_{name}": share for name, share in (("student", 0.4), ("control", 0.55), ("teacher", 0.7))}
     return {

@@ -77,7 +77,7 @@ def test_a_log_watched_again_when_it_has_grown_alarmed_at_the_same_times(
 def test_the_whole_period_shares_one_level(watched: tuple[Path, dict[str, Any]]) -> None:
     folder, result = watched
     assert "at every time of the period watched" in result["guarantee"]
-    assert result["false_alarms_of_30_daily_scans"] == pytest.approx(0.05)
+    assert result["false_alarms_of_the_period"] == pytest.approx(0.05)
     kept = json.loads((folder / "guard" / "result.json").read_text())
     assert kept["findings"][0]["run"]["command"].startswith("stillproof guard watch")
 

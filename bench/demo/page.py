@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stillproof.demo.budget import READ_BY
+
 ROOT = Path(__file__).resolve().parents[2]
 FILE, COMMAND = "bench/demo/small.json", "make demo"
 TESTS = ("radioactivity", "twins", "cards")
@@ -22,11 +24,6 @@ LEARNED = {
     "licensed": "its own answers, by a signed grant",
     "copier": "the campaign's answers",
     "innocent": "other text",
-}
-PARTS = {
-    "laptop": (("tokens", "tokens of word problems"), ("heldout_tokens", "held-out tokens")),
-    "specialist": (("taught", "messages that teach the specialist"),),
-    "black_box": (("messages", "messages for the student"), ("answers", "held-out messages")),
 }
 BEGIN, END = "<!-- demo: begin -->\n", "<!-- demo: end -->\n"
 
@@ -133,8 +130,8 @@ def _second_act(page: Page, told: Told) -> None:
     )  # fmt: skip
     cut = [
         (name, part, what)
-        for part, names in PARTS.items()
-        for name, what in names
+        for part, names in READ_BY.items()
+        for name, what in names.items()
         if told[act]["budget"]["parts"][part]["amounts"][name] < told[act]["budget"]["recipe"][name]
     ]
     page.say("")
@@ -147,6 +144,8 @@ def _second_act(page: Page, told: Told) -> None:
             f"{{}} of {{}} {what}{end}",
             (f"{budget}.parts.{part}.amounts.{name}", ",.0f"), (f"{budget}.recipe.{name}", ",.0f"),
         )  # fmt: skip
+    if cut:
+        page.say('So little hardly teaches a task: `make demo ARGS="--minutes 1000"` plays all of it.')
     page.say(
         f"The whole `make demo` took {{}} s, set-up of {{}} s included, on {{}} cores of {_machine(told)}.",
         ("whole.duration_s", ".0f"), ("whole.setup_s", ".0f"), ("whole.cores", ".0f"),

@@ -34,11 +34,10 @@ from stillproof.guard import compose
 from stillproof.guard.evaluation import BLIND_SPOTS, read_truth
 from stillproof.guard.judging import by_horizon, weights_of
 from stillproof.guard.results import load_reference
-from stillproof.guard.scanning import HORIZONS_H, Measured, ScanSettings, measure_log
+from stillproof.guard.scanning import Measured, ScanSettings, measure_log
 from stillproof.guard.scoring import standard
-from stillproof.guard.signals.view import HOUR_US
 from stillproof.guard.traffic import World
-from stillproof.guard.watching import first_alarms
+from stillproof.guard.watching import first_alarms, moments
 
 if TYPE_CHECKING:
     from stillproof.guard.signals import View
@@ -53,21 +52,12 @@ Times = NDArray[np.int64]
 
 def by_scans(measured: Measured, e: NDArray[np.float64]) -> dict[int, int]:
     """Cluster -> time of the first alarm under e-BH over the clusters frozen by then."""
-    weights = weights_of(STEP_H)
-    frozen = np.array([entry.frozen_us for entry in measured.frozen], np.int64)
-    arrivals = sorted(
-        (int(frozen[cluster] + hours * HOUR_US), cluster, place)
-        for place, hours in enumerate(HORIZONS_H)
-        for cluster in np.flatnonzero(~np.isnan(e[:, place])).tolist()
-    )
-    running = np.zeros(len(frozen))
+    frozen_us = [entry.frozen_us for entry in measured.frozen]
     first: dict[int, int] = {}
-    for time_us, cluster, place in arrivals:
-        running[cluster] += weights[place] * e[cluster, place]
-        known = np.flatnonzero(frozen <= time_us)
-        named, _ = stats.e_bh(running[known], ALPHA)
-        for each in known[named].tolist():
-            first.setdefault(each, time_us)
+    for now, running in moments(frozen_us, e, weights_of(STEP_H)):
+        named, _ = stats.e_bh(running, ALPHA)
+        for each in np.flatnonzero(named).tolist():
+            first.setdefault(each, now)
     return first
 
 

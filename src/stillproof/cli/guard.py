@@ -48,7 +48,7 @@ Html = Annotated[
 ]
 
 
-class ScanWords(NamedTuple):
+class ScanOptions(NamedTuple):
     """The options that `scan` and `watch` have in common, as they were given."""
 
     engine: str
@@ -159,7 +159,7 @@ def _scan(
     Exit code 3 where any was found, 4 where the evidence could not decide, 0 where none was found.
     """
 
-    _scanned(folder, ScanWords(engine, step_h, alpha, reference, out, grants, grantor, None), html, as_json)
+    _scanned(folder, ScanOptions(engine, step_h, alpha, reference, out, grants, grantor, None), html, as_json)
 
 
 @guard_app.command(
@@ -192,7 +192,7 @@ def _watch(
     Run it again when the log has grown: what alarmed before still does, at the same time. `alpha` holds for the whole
     period, however often one looks. The next period needs a new folder and a new budget. Exit codes as of `scan`.
     """
-    settings = ScanWords(engine, step_h, alpha, reference, out, grants, grantor, budget)
+    settings = ScanOptions(engine, step_h, alpha, reference, out, grants, grantor, budget)
     _scanned(folder, settings, html, as_json)
 
 
@@ -246,14 +246,14 @@ def _calibrate(
     answer(_watched(act), as_json, if_interrupted=BEGIN_ANEW)
 
 
-def _scanned(folder: Path, words: ScanWords, html: Path | None, as_json: bool) -> None:
+def _scanned(folder: Path, given: ScanOptions, html: Path | None, as_json: bool) -> None:
     """Scan or watch, write the page, answer."""
 
     def act(on_event: OnEvent) -> Result:
         from stillproof import guard
         from stillproof.guard.scanning import ScanSettings
 
-        settings = ScanSettings(**words._asdict() | {"grants": tuple(words.grants or ())})
+        settings = ScanSettings(**given._asdict() | {"grants": tuple(given.grants or ())})
         result = guard.scan(folder, settings, on_event)
         if html is not None:
             from stillproof.guard.picture import write_page

@@ -138,17 +138,18 @@ def decide(part: str, left_s: float | None, speeds: Speeds | None) -> Decision:
     raise AssertionError("the last share is always taken")
 
 
-_READ_BY = {
+READ_BY = {
     "laptop": {"tokens": "tokens of word problems", "heldout_tokens": "held-out tokens"},
     "specialist": {"taught": "messages that teach the specialist"},
     "black_box": {"messages": "messages for the student", "answers": "held-out messages answered"},
 }
+"""What each part reads, in words; what a cut is told of."""
 
 
 def cut(decision: Decision) -> list[str]:
     """What the part does less than the whole recipe, in words; nothing where it does all of it."""
     told: list[str] = []
-    for name, what in _READ_BY[decision.part].items():
+    for name, what in READ_BY[decision.part].items():
         given, whole = getattr(decision.amounts, name), getattr(WHOLE, name)
         if given < whole:
             told.append(f"{given:,} of {whole:,} {what}")

@@ -189,9 +189,13 @@ def measured_elsewhere() -> dict[str, Any]:
 
 def expected_innocent(n_accounts: int, settings: ScanSettings) -> float | None:
     """Innocent accounts to expect among those named, if customers here fare as composed ones did: measured, and no
-    bound. None for a level or a step that it was not measured at."""
+    bound. None for a level, a step or a reference that it was not measured with."""
     known = measured_elsewhere()
-    if (settings.alpha, settings.step_h, settings.budget) != (known["alpha"], known["step_h"], None):
+    if settings.reference is not None or (settings.alpha, settings.step_h, settings.budget) != (
+        known["alpha"],
+        known["step_h"],
+        None,
+    ):
         return None
     return float(f"{known['honest_accounts_named']['share'] * n_accounts:.2g}")
 
@@ -226,7 +230,12 @@ def _promises(
         ),
         "measured": ["recall, and how honest clusters unlike the reference fare", *_measured_rate(settings)],
         "expected_innocent_accounts": expected_innocent(measured.n_accounts, settings),
-        "false_alarms_of_30_daily_scans": false_alarms(30 if once else 1, settings.alpha).any_alarm,
+        # Where nothing is there to find: the chance of any alarm in so many scans, or in the whole period watched.
+        **(
+            {"false_alarms_of_30_daily_scans": false_alarms(30, settings.alpha).any_alarm}
+            if once
+            else {"false_alarms_of_the_period": settings.alpha}
+        ),
         "drift": drift,
         "warning": warning(drift),
         "resolution": str(can),

@@ -6,6 +6,7 @@ clusters have alarmed at the same times, and new ones may have.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,18 +37,23 @@ def first_alarms(
     come in HORIZONS_H hours later, NaN where not reached. `weights`, shape [H]: as `stats.horizon_e`. `shares`, shape
     [K]: as `stats.online_e_bh`. H0 of each: the cluster is honest. Raises InputError as `stats.online_e_bh`.
     """
-    frozen = np.asarray(frozen_us, dtype=np.int64)
-    e, parts = np.asarray(e_by_horizon, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     gamma = np.asarray(shares, dtype=np.float64)
-    cluster, place = np.nonzero(e > 0)
-    time_us = frozen[cluster] + np.array([hours * HOUR_US for hours in HORIZONS_H], np.int64)[place]
-    running = np.zeros(frozen.size)
     first: dict[int, Alarm] = {}
-    for now in np.unique(time_us).tolist():
-        arrived = time_us == now
-        running[cluster[arrived]] += parts[place[arrived]] * e[cluster[arrived], place[arrived]]
-        born = int(np.searchsorted(frozen, now, "right"))
-        named, threshold = stats.online_e_bh(running[:born], gamma[:born], alpha)
+    for now, running in moments(frozen_us, e_by_horizon, weights):
+        named, threshold = stats.online_e_bh(running, gamma[: running.size], alpha)
         for each in np.flatnonzero(named).tolist():
             first.setdefault(each, Alarm(now, float(running[each]), float(threshold[each])))
     return first
+
+
+def moments(frozen_us: ArrayLike, e_by_horizon: ArrayLike, weights: ArrayLike) -> Iterator[tuple[int, Reals]]:
+    """(time, running e-values of all clusters born by then), whenever evidence comes in. Arguments: `first_alarms`."""
+    frozen = np.asarray(frozen_us, dtype=np.int64)
+    e, parts = np.asarray(e_by_horizon, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    cluster, place = np.nonzero(e > 0)
+    time_us = frozen[cluster] + np.array([hours * HOUR_US for hours in HORIZONS_H], np.int64)[place]
+    running = np.zeros(frozen.size)
+    for now in np.unique(time_us).tolist():
+        arrived = time_us == now
+        running[cluster[arrived]] += parts[place[arrived]] * e[cluster[arrived], place[arrived]]
+        yield now, running[: int(np.searchsorted(frozen, now, "right"))].copy()

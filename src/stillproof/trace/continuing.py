@@ -10,14 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from stillproof.errors import MissingSignalError
 from stillproof.exchange import Exchange
 from stillproof.teacher import Request, Teacher, asked, now
 from stillproof.trace.coin_plan import NEXT_TOKENS
-from stillproof.trace.reading import LOCAL, EndpointReader, LocalReader, as_plain, no_completions, sound
+from stillproof.trace.reading import LOCAL, EndpointReader, LocalReader, as_plain, sound
 
 if TYPE_CHECKING:
     from stillproof.config import TeacherConfig
@@ -54,32 +53,19 @@ class LocalContinuer(LocalReader):
     """Weights on this machine: greedy, in batches."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Exchange]:
-        waiting = iter(requests)
-        while window := list(islice(waiting, 64)):
-            given = [self._ids(request) for request in window]
-            order = sorted(range(len(window)), key=lambda i: len(given[i][0]) + len(given[i][1]))
-            while order:
-                batch = self._batch(order, given)
-                order = order[len(batch) :]
-                said = self._said([[*given[i][0], *given[i][1]] for i in batch])
-                for i, text in zip(batch, said, strict=True):
-                    exchange = asked(window[i], self.identity, f"{self.identity.model} {_HOW}")
-                    yield replace(exchange, response=text, status=400 if text is None else 200, time=now())
+        for batch in self._batches(requests):
+            said = self._said([[*start, *begun] for _, (start, begun) in batch])
+            for (request, _), text in zip(batch, said, strict=True):
+                exchange = asked(request, self.identity, f"{self.identity.model} {_HOW}")
+                yield replace(exchange, response=text, status=400 if text is None else 200, time=now())
 
     def margins(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Margin]]]:
         """Of each request the tokens of its last message, whole characters each; none where it does not fit."""
-        waiting = iter(requests)
-        while window := list(islice(waiting, 64)):
-            given = [self._ids(request) for request in window]
-            order = sorted(range(len(window)), key=lambda i: len(given[i][0]) + len(given[i][1]))
-            while order:
-                batch = self._batch(order, given)
-                order = order[len(batch) :]
-                rows = [[*given[i][0], *given[i][1]] for i in batch]
-                logits = self._last(rows, [len(given[i][1]) + 1 for i in batch])
-                for i, own in zip(batch, logits, strict=True):
-                    start, ids = given[i]
-                    yield window[i], self._torn(window[i], ids, own) if start and ids and own is not None else []
+        for batch in self._batches(requests):
+            rows = [[*start, *text] for _, (start, text) in batch]
+            logits = self._last(rows, [len(text) + 1 for _, (_, text) in batch])
+            for (request, (start, text)), own in zip(batch, logits, strict=True):
+                yield request, self._torn(request, text, own) if start and text and own is not None else []
 
     def _torn(self, request: Request, ids: list[int], logits: Any) -> list[Margin]:
         import torch
@@ -162,8 +148,3 @@ class EndpointContinuer(EndpointReader):
             raise TypeError("a completion whose text is no text")
         exchange = replace(asked(request, self.identity, f"{url} {_HOW}"), response=said, status=200, time=now())
         return replace(exchange, latency_s=time.monotonic() - began)
-
-    def _refused(self, request: Request, url: str, error: Any, cost: Cost) -> Any:
-        if int(error.status_code) == 404:
-            no_completions(url)
-        return super()._refused(request, url, error, cost)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LOCAL = ("smollm2", "weights", "gguf")
 _REMEDY = "plan the twin test with --score text, which needs the suspect's own answers alone"
+Ids = tuple[list[int], list[int]]
+"""Of what stands before a text, and of the text."""
 _MAX_LOGITS = 1 << 26
 """Numbers of one forward pass that are kept at once: 256 MB."""
 
@@ -54,6 +56,13 @@ class LocalReader:
         self._plain.close()
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Exchange]:
+        for batch in self._batches(requests):
+            rows = [ids for _, ids in batch]
+            for (request, (_, text)), logprobs in zip(batch, self._logprobs(rows), strict=True):
+                yield self._read(request, text, logprobs)
+
+    def _batches(self, requests: Iterable[Request]) -> Iterator[list[tuple[Request, Ids]]]:
+        """Requests with their ids, as many of about equal length at once as a forward pass may hold."""
         waiting = iter(requests)
         while window := list(islice(waiting, 64)):
             texts = [self._ids(request) for request in window]
@@ -61,12 +70,9 @@ class LocalReader:
             while order:
                 batch = self._batch(order, texts)
                 order = order[len(batch) :]
-                rows = [texts[i] for i in batch]
-                for i, logprobs in zip(batch, self._logprobs(rows), strict=True):
-                    yield self._read(window[i], texts[i][1], logprobs)
+                yield [(window[i], texts[i]) for i in batch]
 
-    def _ids(self, request: Request) -> tuple[list[int], list[int]]:
-        """Ids of what stands before the text, and of the text."""
+    def _ids(self, request: Request) -> Ids:
         tokenizer: Any = self._plain.tokenizer
         before = request.messages[:-1]
         if tokenizer.chat_template:
@@ -77,7 +83,7 @@ class LocalReader:
         text = sound(request.messages[-1].content)
         return start, list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _batch(self, order: Sequence[int], texts: Sequence[tuple[list[int], list[int]]]) -> list[int]:
+    def _batch(self, order: Sequence[int], texts: Sequence[Ids]) -> list[int]:
         """As many of the next rows, of about equal length, as a forward pass may hold."""
         vocabulary = int(self._plain.model.config.get_text_config().vocab_size)
         batch: list[int] = []
@@ -88,7 +94,7 @@ class LocalReader:
             batch.append(i)
         return batch
 
-    def _logprobs(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[list[float] | None]:
+    def _logprobs(self, rows: Sequence[Ids]) -> list[list[float] | None]:
         """Of each row the log-probabilities of its text; None where it does not fit into the suspect's context."""
         import torch
 
@@ -151,11 +157,11 @@ class EndpointReader(OpenAITeacher):
 
     def _refused(self, request: Request, url: str, error: Any, cost: Cost) -> Any:
         if int(error.status_code) == 404:
-            no_completions(url)
+            _cannot(url)
         return super()._refused(request, url, error, cost)
 
 
-def no_completions(url: str) -> NoReturn:
+def _cannot(url: str) -> NoReturn:
     raise MissingSignalError("the endpoint has no /completions to read a text with", url, _REMEDY)
 
 
